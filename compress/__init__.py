@@ -1,0 +1,1 @@
+"""From an original checkpoint to a compressed one."""

@@ -1,0 +1,72 @@
+"""How a compression tells its watcher where it is. Free of torch; one JSON object a line."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.errors import ProtocolError
+
+Stage = Literal["check", "calibrate", "score", "allocate", "quantize", "write", "verify"]
+STAGES: tuple[Stage, ...] = (
+    "check",
+    "calibrate",
+    "score",
+    "allocate",
+    "quantize",
+    "write",
+    "verify",
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a compression.
+
+    ``layer`` of ``layers`` is being worked on in ``stage``; ``fraction`` is of the whole job;
+    ``eta_seconds`` is None until it can be told; ``message`` is one line for people.
+    """
+
+    stage: Stage
+    layer: int
+    layers: int
+    fraction: float
+    elapsed_seconds: float
+    eta_seconds: float | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The checkpoint is whole at ``folder``."""
+
+    folder: str
+
+
+@dataclass(frozen=True)
+class JobFailed:
+    """The job stopped; ``message`` says why, ``kind`` is the exception's class name."""
+
+    kind: str
+    message: str
+
+
+JobEvent = Progress | Done | JobFailed
+Listener = Callable[[Progress], None]
+
+_EVENTS: dict[str, type[JobEvent]] = {cls.__name__: cls for cls in (Progress, Done, JobFailed)}
+
+
+def encode(event: JobEvent) -> str:
+    """One line of JSON, without the line break."""
+    return json.dumps({"type": type(event).__name__, **dataclasses.asdict(event)})
+
+
+def decode(line: str) -> JobEvent:
+    """Parse one line. Raises ProtocolError."""
+    try:
+        raw = json.loads(line)
+        return _EVENTS[raw.pop("type")](**raw)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProtocolError(f"not a progress line: {line[:200]!r} ({error})") from None

@@ -1,0 +1,1 @@
+"""Runs a compressed checkpoint: format, kernels, model, pruning, generation, worker."""

@@ -1,0 +1,1 @@
+"""Packed low-bit products: one interface, several implementations that agree."""

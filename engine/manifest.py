@@ -1,0 +1,233 @@
+"""`mc.json`: what a compressed checkpoint is, how it was made, and what its files must be.
+
+Reading it needs no torch, so that lists and tables come up at once. `open_manifest` also checks
+the size and header of every file; hashes are checked by `verify_hashes`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import CheckpointError, ProtocolError
+from engine.protocol import from_dict
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "mc.json"
+DENSE_FILE = "dense.safetensors"
+DENSE_BITS = 4
+
+
+def layer_file(layer: int) -> str:
+    """Name of the file that holds one layer."""
+    return f"layer-{layer:02d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the original weights came from."""
+
+    repository: str
+    revision: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decided the codes. ``bits`` is the requested mean width of the experts,
+    ``samples`` windows of ``window`` tokens calibrated it. ``notes`` says what was rounded or
+    dropped (a budget that is not a multiple of 1/experts, a constraint that cannot hold)."""
+
+    bits: float
+    quantizer: str
+    allocator: str
+    group_size: int
+    calibration: str
+    samples: int
+    window: int
+    seed: int
+    alpha: float
+    beta: float
+    gamma: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What is known of one layer. Tuples are per expert.
+
+    ``odp_threshold``: median of w1/w0; ``odp_quantile``: the level of ||t||_1 * A_jj above which
+    a token is protected while decoding; ``frequency`` and ``routing_weight`` sum to 1;
+    ``errors[expert]`` holds eps at 1, 2 and 3 bits.
+    """
+
+    expert_bits: tuple[int, ...]
+    odp_threshold: float
+    odp_quantile: float
+    frequency: tuple[float, ...]
+    routing_weight: tuple[float, ...]
+    errors: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes by part, and the weights they stand for."""
+
+    expert_code_bytes: int
+    expert_metadata_bytes: int
+    dense_bytes: int
+    expert_weights: int
+    total_weights: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors of the checkpoint."""
+        return self.expert_code_bytes + self.expert_metadata_bytes + self.dense_bytes
+
+    @property
+    def bits_per_expert_weight(self) -> float:
+        """Codes, scales and zero points of the experts, in bits per expert weight."""
+        expert_bytes = self.expert_code_bytes + self.expert_metadata_bytes
+        return 8 * expert_bytes / self.expert_weights
+
+    @property
+    def bits_per_weight(self) -> float:
+        """All bytes of the checkpoint's weights, in bits per weight."""
+        return 8 * self.total_bytes / self.total_weights
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and hash of one file of the checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `mc.json`."""
+
+    format_version: int
+    name: str
+    source: Source
+    recipe: Recipe
+    layers: tuple[LayerRecord, ...]
+    sizes: Sizes
+    files: dict[str, FileRecord]
+
+    @property
+    def nominal_bits(self) -> float:
+        """Mean code bits over all experts."""
+        widths = [bits for layer in self.layers for bits in layer.expert_bits]
+        return sum(widths) / len(widths)
+
+    def to_json(self) -> str:
+        """The text of `mc.json`; the same manifest gives the same bytes."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def is_compressed(folder: Path) -> bool:
+    """Whether the folder claims to be a compressed checkpoint."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse ``folder/mc.json``. Raises CheckpointError."""
+    path = folder / MANIFEST_NAME
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} is no compressed checkpoint: it has no {MANIFEST_NAME}"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; compress or pull again") from None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}; this mc-chat reads version {FORMAT_VERSION}"
+        )
+    try:
+        return _parse(raw)
+    except (TypeError, KeyError, AttributeError, ProtocolError) as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}); compress or pull again") from None
+
+
+def _parse(raw: dict[str, Any]) -> Manifest:
+    return Manifest(
+        format_version=raw["format_version"],
+        name=raw["name"],
+        source=from_dict(Source, raw["source"]),
+        recipe=from_dict(Recipe, raw["recipe"]),
+        layers=tuple(from_dict(LayerRecord, layer) for layer in raw["layers"]),
+        sizes=from_dict(Sizes, raw["sizes"]),
+        files={name: from_dict(FileRecord, record) for name, record in raw["files"].items()},
+    )
+
+
+def open_manifest(folder: Path) -> Manifest:
+    """Parse the manifest and check that every file is there, whole, and a safetensors file.
+
+    Cheap: sizes and headers only. Raises CheckpointError naming the file and what to do.
+    """
+    manifest = read_manifest(folder)
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; compress or pull the model again")
+        size = path.stat().st_size
+        if size != record.bytes:
+            raise CheckpointError(
+                f"{path} has {size} bytes instead of {record.bytes}: it is truncated or altered; "
+                "compress or pull the model again"
+            )
+        if path.suffix == ".safetensors":
+            check_header(path)
+    return manifest
+
+
+def check_header(path: Path) -> None:
+    """Check that a safetensors file's header is whole and covers exactly the file's bytes.
+
+    Raises CheckpointError.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        if 8 + length + max(ends, default=0) != size:
+            raise ValueError("the tensors do not fill the file")
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_hashes(
+    folder: Path, manifest: Manifest, listener: Callable[[str], None] | None = None
+) -> None:
+    """Read every file and compare its hash; ``listener`` hears each file's name first.
+
+    Raises CheckpointError for the first file that differs.
+    """
+    for name, record in manifest.files.items():
+        if listener:
+            listener(name)
+        if sha256_file(folder / name) != record.sha256:
+            raise CheckpointError(
+                f"{folder / name} was altered: its SHA-256 is not the one in {MANIFEST_NAME}; "
+                "compress or pull the model again"
+            )
