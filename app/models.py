@@ -1,0 +1,106 @@
+"""The models of this machine: their names, their folders, and what a name given by a user means.
+
+Free of torch and of the screen: only `mc.json` is read, so lists come up at once.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import paths
+from engine.errors import CheckpointError
+from engine.manifest import Manifest, is_compressed, read_manifest
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """A compressed checkpoint under `paths.models_dir`; ``name`` is its folder's name."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class DamagedModel:
+    """A folder that claims to be a compressed checkpoint but whose `mc.json` cannot be read."""
+
+    name: str
+    folder: Path
+    problem: str
+
+
+def installed() -> list[InstalledModel]:
+    """Every installed model whose manifest can be read, by name."""
+    return [model for model in _scan() if isinstance(model, InstalledModel)]
+
+
+def damaged() -> list[DamagedModel]:
+    """Every installed model whose manifest cannot be read, by name."""
+    return [model for model in _scan() if isinstance(model, DamagedModel)]
+
+
+def _scan() -> list[InstalledModel | DamagedModel]:
+    root = paths.models_dir()
+    if not root.is_dir():
+        return []
+    folders = sorted(folder for folder in root.iterdir() if is_compressed(folder))
+    return [_read(folder) for folder in folders]
+
+
+def _read(folder: Path) -> InstalledModel | DamagedModel:
+    try:
+        return InstalledModel(folder.name, folder, read_manifest(folder))
+    except CheckpointError as error:
+        return DamagedModel(folder.name, folder, str(error))
+
+
+def demo_folder() -> Path:
+    """Where the compressed build of the demo model lives."""
+    return paths.models_dir() / DEMO
+
+
+def demo_installed() -> bool:
+    """Whether the demo model has been compressed on this machine."""
+    return is_compressed(demo_folder())
+
+
+def resolve(name: str) -> Path:
+    """The folder of a model: an installed name, `demo`, or a folder of a checkpoint.
+
+    An installed name wins over a folder of that name here; write ``./name`` for the folder.
+    Raises CheckpointError saying what exists and what to do.
+    """
+    is_path = os.sep in name or name in {".", "..", "~"}
+    if name and not is_path:
+        folder = paths.models_dir() / name
+        if is_compressed(folder):
+            return folder
+    given = Path(name).expanduser()
+    if name and given.is_dir():
+        return _checked(given)
+    if name == DEMO:
+        raise CheckpointError(
+            "the demo model is not compressed yet; run `mc-chat compress demo` (about a minute)"
+        )
+    if is_path:
+        raise CheckpointError(f"there is no folder {name}")
+    raise CheckpointError(f"there is no model named {name!r}; {_what_exists()}")
+
+
+def _checked(folder: Path) -> Path:
+    if is_compressed(folder) or (folder / "config.json").is_file():
+        return folder.absolute()
+    raise CheckpointError(
+        f"{folder} is no model folder: it has neither mc.json (a compressed checkpoint) "
+        "nor config.json (an original one)"
+    )
+
+
+def _what_exists() -> str:
+    names = [model.name for model in installed()]
+    if names:
+        return f"installed: {', '.join(names)}"
+    return "no model is installed; run `mc-chat compress demo` to make the demo model"

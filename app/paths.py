@@ -1,0 +1,46 @@
+"""Where mc-chat keeps things. Nothing is created here: whoever writes first makes the folder.
+
+``MC_CHAT_HOME`` puts everything into one folder; otherwise each kind goes where the platform
+expects it (XDG on Linux, Library on macOS, AppData on Windows).
+"""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+APP_NAME = "mc-chat"
+HOME_VARIABLE = "MC_CHAT_HOME"
+
+
+def _home() -> Path | None:
+    home = os.environ.get(HOME_VARIABLE)
+    return Path(home).expanduser().absolute() if home else None
+
+
+def data_dir() -> Path:
+    """Models and chats."""
+    return _home() or platformdirs.user_data_path(APP_NAME, appauthor=False)
+
+
+def models_dir() -> Path:
+    """One folder per installed model."""
+    return data_dir() / "models"
+
+
+def history_db() -> Path:
+    """The SQLite file of all chats."""
+    return data_dir() / "history.sqlite"
+
+
+def log_dir() -> Path:
+    """What the engine's and the compression's processes wrote to standard error."""
+    home = _home()
+    return home / "logs" if home else platformdirs.user_log_path(APP_NAME, appauthor=False)
+
+
+def settings_file() -> Path:
+    """The TOML file of the user's settings."""
+    home = _home()
+    config = home or platformdirs.user_config_path(APP_NAME, appauthor=False)
+    return config / "settings.toml"
