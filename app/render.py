@@ -1,4 +1,4 @@
-"""Text from a model, made safe for a terminal. Free of torch; the screen and the commands use it."""
+"""Text from a model, made safe for a terminal. Free of torch; screen and commands share it."""
 
 _KEPT_CONTROLS = "\n\t"
 _C0_AND_DELETE = [*range(0x20), 0x7F]
