@@ -1,1 +1,60 @@
 """Packed low-bit products: one interface, several implementations that agree."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.layout import MATRICES, ArenaLayout, Matrix
+from engine.packing import PackedMatrix
+
+
+@dataclass(frozen=True)
+class Arena:
+    """All packed experts of one layer: three flat buffers and where everything lies in them.
+
+    ``codes`` int32, ``scales`` and ``zeros`` float16, as `engine.layout.ArenaLayout` says.
+    """
+
+    layout: ArenaLayout
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+    @property
+    def num_experts(self) -> int:
+        """Experts in the arena."""
+        return len(self.layout.slots)
+
+    def matrix(self, expert: int, name: Matrix) -> PackedMatrix:
+        """One matrix; it shares the arena's memory."""
+        slot = self.layout.slots[expert][MATRICES.index(name)]
+        shape = slot.shape
+        return PackedMatrix(
+            shape=shape,
+            codes=self.codes[slot.codes : slot.codes + shape.code_words],
+            scales=self.scales[slot.scales : slot.scales + shape.scales],
+            zeros=self.zeros[slot.zeros : slot.zeros + shape.zeros],
+        )
+
+
+class Kernels(Protocol):
+    """What every implementation offers. All tensors lie on one device; x is contiguous."""
+
+    def matmul(self, x: Tensor, matrix: PackedMatrix) -> Tensor:
+        """Multiply x [T, I] with a packed matrix [O, I] to [T, O], in the type of x."""
+
+    def experts(self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Tensor:
+        """Sum over the slots k of weights[t, k] * expert ids[t, k] (x[t]).
+
+        x [T, H]; ids [T, K] int64, -1 for a pruned slot, which costs nothing; weights [T, K]
+        float32. An expert is down(silu(gate(x)) * up(x)). Returns [T, H] in the type of x.
+        """
+
+
+def select(device: torch.device) -> Kernels:
+    """The implementation for a device."""
+    from engine.kernels.reference import ReferenceKernels
+
+    return ReferenceKernels()

@@ -1,0 +1,54 @@
+"""Dense layers: 16- or 32-bit, or packed at a few bits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.kernels import Kernels
+from engine.packing import PackedMatrix
+
+
+class Linear(Protocol):
+    """A product with a fixed matrix [O, I], without a bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x [..., I] to [..., O], in the type of x."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors it holds, for counting memory."""
+
+
+@dataclass(frozen=True)
+class FloatLinear:
+    """``weight`` [O, I] in a floating type, converted to the type of x where it differs."""
+
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x [..., I] to [..., O]."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The weight."""
+        yield self.weight
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """A packed matrix, multiplied without unpacking the whole of it."""
+
+    matrix: PackedMatrix
+    kernels: Kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x [..., I] to [..., O]."""
+        shape = self.matrix.shape
+        out = self.kernels.matmul(x.reshape(-1, shape.columns), self.matrix)  # [T, O]
+        return out.view(*x.shape[:-1], shape.rows)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Codes, scales and zero points."""
+        yield from (self.matrix.codes, self.matrix.scales, self.matrix.zeros)

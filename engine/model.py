@@ -1,0 +1,141 @@
+"""The forward pass of Mixtral, in parts that can also be run one layer at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention import Attention, AttentionStatistics, Rope, Rotation
+from engine.cache import KVCache, LayerCache
+from engine.config import ModelConfig
+from engine.experts import Experts
+from engine.linear import Linear
+from engine.pruning import NO_PRUNING, Pruning, Routing, route
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMS norm with ``weight`` [H]."""
+
+    weight: Tensor
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [..., H]."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+@dataclass
+class Layer:
+    """One decoder layer. The parts can be exchanged (a quantized one for a float one)."""
+
+    index: int
+    input_norm: Norm
+    attention: Attention
+    post_norm: Norm
+    router: Linear
+    experts: Experts
+    top_k: int
+
+    def attend(self, x: Tensor, rope: Rotation, cache: LayerCache | None = None) -> Tensor:
+        """The residual stream after attention, [B, T, H] like x."""
+        return x + self.attention.forward(self.input_norm.forward(x), rope, cache)
+
+    def attend_with_statistics(
+        self, x: Tensor, rope: Rotation, cache: LayerCache | None = None
+    ) -> tuple[Tensor, AttentionStatistics]:
+        """Like `attend`, and what the attention map says of each token."""
+        normed = self.input_norm.forward(x)
+        mixed, statistics = self.attention.forward_with_statistics(normed, rope, cache)
+        return x + mixed, statistics
+
+    def moe_input(self, h: Tensor) -> Tensor:
+        """What router and experts see of the residual stream h [B, T, H]: [B * T, H]."""
+        return self.post_norm.forward(h).flatten(0, 1)
+
+    def route(self, normed: Tensor) -> Routing:
+        """Choose the experts of ``normed`` [T, H]."""
+        return route(self.router.forward(normed), self.top_k)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: Rotation,
+        cache: LayerCache | None = None,
+        pruning: Pruning = NO_PRUNING,
+    ) -> Tensor:
+        """Run the whole layer on the residual stream x [B, T, H]."""
+        statistics = None
+        if pruning.needs_statistics:
+            h, statistics = self.attend_with_statistics(x, rope, cache)
+        else:
+            h = self.attend(x, rope, cache)
+        normed = self.moe_input(h)  # [B * T, H]
+        routing = pruning.prune(self.index, self.route(normed), normed, statistics)
+        return h + self.experts.forward(normed, routing.ids, routing.weights).view_as(h)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor of the layer."""
+        yield from (self.input_norm.weight, self.post_norm.weight)
+        yield from self.attention.tensors()
+        yield from self.router.tensors()
+        yield from self.experts.tensors()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole Mixtral. ``embed`` [V, H] may be 16-bit; activations are in ``dtype``."""
+
+    config: ModelConfig
+    layers: list[Layer]
+    embed: Tensor
+    norm: Norm
+    head: Linear
+    dtype: torch.dtype = torch.float32
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        pruning: Pruning = NO_PRUNING,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits [B, T, V] of tokens [B, T] int64, or [B, 1, V] of the last with ``last_only``.
+
+        With a cache the tokens continue its prefix and are added to it. Raises ContextFullError.
+        """
+        x = self.embed_tokens(tokens)  # [B, T, H]
+        start = 0
+        if cache is not None:
+            cache.reserve(tokens.shape[1])
+            start = cache.length
+        rope = self.rope().at(start, tokens.shape[1])
+        for layer in self.layers:
+            layer_cache = None if cache is None else cache.layers[layer.index]
+            x = layer.forward(x, rope, layer_cache, pruning)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        if last_only:
+            x = x[:, -1:]
+        return self.logits(x)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Embeddings of tokens [B, T], [B, T, H]."""
+        return F.embedding(tokens, self.embed).to(self.dtype)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [B, T, V] of the last layer's residual stream x [B, T, H]."""
+        return self.head.forward(self.norm.forward(x))
+
+    def rope(self) -> Rope:
+        """The model's rotary positions."""
+        return Rope(self.config, self.embed.device, self.dtype)
+
+    def memory_bytes(self) -> int:
+        """Bytes of all weights really held; tensors that are shared count once."""
+        tensors = [self.embed, self.norm.weight, *self.head.tensors()]
+        for layer in self.layers:
+            tensors += layer.tensors()
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())

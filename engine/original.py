@@ -1,0 +1,132 @@
+"""Reads an original Mixtral: a folder of safetensors as transformers writes it.
+
+In a file, expert k's gate is `block_sparse_moe.experts.k.w1`, up is `w3`, down is `w2`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.attention import Attention
+from engine.config import ModelConfig
+from engine.errors import SourceError
+from engine.experts import FloatExperts
+from engine.layout import Matrix
+from engine.linear import FloatLinear
+from engine.model import Layer, Model, Norm
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+DISK_NAMES: dict[Matrix, str] = {"gate": "w1", "up": "w3", "down": "w2"}
+
+TensorReader = Callable[[str], Tensor]
+"""Gives the tensor of a name in the original checkpoint."""
+
+
+class OriginalFolder:
+    """The tensors of a folder, read one by one through memory maps."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, Any] = {}
+        self._files = _tensor_files(folder)
+
+    def get(self, name: str) -> Tensor:
+        """One tensor as stored. Raises SourceError when it is missing or its file is damaged."""
+        file = self._files.get(name)
+        if file is None:
+            raise SourceError(f"{self._folder} has no tensor {name}: it is not a whole Mixtral")
+        try:
+            if file not in self._open:
+                self._open[file] = safe_open(self._folder / file, framework="pt")
+            tensor: Tensor = self._open[file].get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise SourceError(f"{self._folder / file} cannot be read: {error}") from None
+        return tensor
+
+
+def _tensor_files(folder: Path) -> dict[str, str]:
+    """The file that holds each tensor."""
+    index = folder / INDEX_FILE
+    try:
+        if index.is_file():
+            return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        with safe_open(folder / SINGLE_FILE, framework="pt") as file:
+            return dict.fromkeys(file.keys(), SINGLE_FILE)
+    except FileNotFoundError:
+        raise SourceError(
+            f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors are read"
+        ) from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"the weights in {folder} cannot be read: {error}") from None
+
+
+def load_original(folder: Path, device: torch.device) -> Model:
+    """Load a whole original model. On a CPU its weights become float32, the compute type.
+
+    Raises SourceError.
+    """
+    config = ModelConfig.from_folder(folder)
+    get = OriginalFolder(folder).get
+    dtype = torch.float32 if device.type == "cpu" else get("model.norm.weight").dtype
+
+    def read(name: str) -> Tensor:
+        return get(name).to(device, dtype)
+
+    layers = [original_layer(config, index, read) for index in range(config.num_layers)]
+    embed = read("model.embed_tokens.weight")
+    head = embed if config.tie_embeddings else read("lm_head.weight")
+    norm = Norm(read("model.norm.weight"), config.rms_norm_eps)
+    return Model(config, layers, embed, norm, FloatLinear(head), dtype)
+
+
+def original_layer(config: ModelConfig, index: int, read: TensorReader) -> Layer:
+    """Build layer ``index`` from the tensors that ``read`` gives, in their type and place.
+
+    Raises SourceError for a tensor whose shape is not the configuration's.
+    """
+    prefix = f"model.layers.{index}"
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+
+    def tensor(name: str, *shape: int) -> Tensor:
+        found = read(f"{prefix}.{name}.weight")
+        if found.shape != shape:
+            raise SourceError(
+                f"{prefix}.{name} has shape {tuple(found.shape)}, config.json says {shape}"
+            )
+        return found
+
+    def experts(matrix: Matrix, rows: int, columns: int) -> Tensor:
+        moe = "block_sparse_moe.experts"
+        name = DISK_NAMES[matrix]
+        return torch.stack(
+            [tensor(f"{moe}.{k}.{name}", rows, columns) for k in range(config.num_experts)]
+        )
+
+    return Layer(
+        index=index,
+        input_norm=Norm(tensor("input_layernorm", hidden), config.rms_norm_eps),
+        attention=Attention(
+            q=FloatLinear(tensor("self_attn.q_proj", queries, hidden)),
+            k=FloatLinear(tensor("self_attn.k_proj", keys, hidden)),
+            v=FloatLinear(tensor("self_attn.v_proj", keys, hidden)),
+            o=FloatLinear(tensor("self_attn.o_proj", hidden, queries)),
+            head_dim=config.head_dim,
+            window=config.sliding_window,
+        ),
+        post_norm=Norm(tensor("post_attention_layernorm", hidden), config.rms_norm_eps),
+        router=FloatLinear(tensor("block_sparse_moe.gate", config.num_experts, hidden)),
+        experts=FloatExperts(
+            gate=experts("gate", inner, hidden),
+            up=experts("up", inner, hidden),
+            down=experts("down", hidden, inner),
+        ),
+        top_k=config.top_k,
+    )

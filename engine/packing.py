@@ -1,0 +1,114 @@
+"""Codes to bit-planes and back; where each bit lies is written in `engine.layout`."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.errors import UsageError
+from engine.layout import TILE_ROWS, WORD_BITS, PackedShape, planes
+
+ONE_BIT_ZERO = 0.5
+"""The zero point of every 1-bit group: codes 0 and 1 stand for -scale/2 and +scale/2."""
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix W [O, I] = (q - zero) * scale, in the tile layout of `engine.layout`.
+
+    ``codes`` int32 [shape.code_words], ``scales`` float16 [shape.scales], ``zeros`` float16
+    [shape.zeros] (empty at 1 bit).
+    """
+
+    shape: PackedShape
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+
+def pack(
+    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group_size: int
+) -> PackedMatrix:
+    """Pack ``codes`` uint8 [O, I] with ``scale`` and ``zero`` [O, G], rounded to float16.
+
+    ``zero`` is None exactly at 1 bit, where it is always 1/2. Raises UsageError when the codes do
+    not fit the width or the inputs do not divide into groups.
+    """
+    rows, columns = codes.shape
+    shape = PackedShape(rows, columns, bits, group_size)
+    if (zero is None) != (bits == 1):
+        raise UsageError("a zero point per group is stored at 2 bits and more, never at 1 bit")
+    if codes.numel() and int(codes.max()) >= 1 << bits:
+        raise UsageError(f"code {int(codes.max())} does not fit into {bits} bits")
+    parts = []
+    shift = 0
+    for width in planes(bits):
+        parts.append(_pack_plane((codes >> shift) & ((1 << width) - 1), width, shape))
+        shift += width
+    return PackedMatrix(
+        shape=shape,
+        codes=torch.cat(parts),
+        scales=_to_tiles(scale.to(torch.float16), shape).flatten(),
+        zeros=_no_zeros(codes) if zero is None else _to_tiles(zero.half(), shape).flatten(),
+    )
+
+
+def unpack_codes(matrix: PackedMatrix) -> Tensor:
+    """The codes, uint8 [O, I]."""
+    shape = matrix.shape
+    codes = torch.zeros(shape.rows, shape.columns, dtype=torch.uint8, device=matrix.codes.device)
+    shift = start = 0
+    for width in planes(shape.bits):
+        size = shape.tiles * shape.columns * width
+        plane = matrix.codes[start : start + size]
+        codes |= _unpack_plane(plane, width, shape) << shift
+        shift += width
+        start += size
+    return codes
+
+
+def dequantize(matrix: PackedMatrix) -> Tensor:
+    """The weights (q - zero) * scale, float32 [O, I]."""
+    shape = matrix.shape
+    codes = unpack_codes(matrix).float().view(shape.rows, shape.groups, shape.group_size)
+    scale = _from_tiles(matrix.scales, shape).float()[..., None]  # [O, G, 1]
+    zero = _from_tiles(matrix.zeros, shape).float()[..., None] if shape.bits > 1 else ONE_BIT_ZERO
+    return ((codes - zero) * scale).view(shape.rows, shape.columns)
+
+
+def _pack_plane(values: Tensor, width: int, shape: PackedShape) -> Tensor:
+    per_word = WORD_BITS // width
+    tiles = _to_tiles(values, shape)  # [tiles, I, 32]
+    fields = tiles.view(shape.tiles, shape.columns // per_word, per_word, TILE_ROWS)
+    words = torch.zeros(
+        shape.tiles, shape.columns // per_word, TILE_ROWS, dtype=torch.int32, device=values.device
+    )
+    for place in range(per_word):
+        words |= fields[:, :, place].to(torch.int32) << (place * width)
+    return words.flatten()
+
+
+def _unpack_plane(plane: Tensor, width: int, shape: PackedShape) -> Tensor:
+    per_word = WORD_BITS // width
+    words = plane.view(shape.tiles, -1, 1, TILE_ROWS)
+    shifts = torch.arange(0, WORD_BITS, width, dtype=torch.int32, device=plane.device)
+    # The right shift of int32 copies the sign; the mask drops the copies.
+    fields = (words >> shifts.view(1, 1, per_word, 1)) & ((1 << width) - 1)
+    return _from_tiles(fields.to(torch.uint8).flatten(), shape)
+
+
+def _to_tiles(values: Tensor, shape: PackedShape) -> Tensor:
+    """[O, N] to [tiles, N, 32], padded with zeros."""
+    padded = F.pad(values, (0, 0, 0, shape.tiles * TILE_ROWS - shape.rows))
+    return padded.view(shape.tiles, TILE_ROWS, -1).transpose(1, 2).contiguous()
+
+
+def _from_tiles(flat: Tensor, shape: PackedShape) -> Tensor:
+    """[tiles * N * 32] to [O, N]."""
+    tiles = flat.view(shape.tiles, -1, TILE_ROWS).transpose(1, 2)
+    return tiles.reshape(shape.tiles * TILE_ROWS, -1)[: shape.rows]
+
+
+def _no_zeros(like: Tensor) -> Tensor:
+    return torch.empty(0, dtype=torch.float16, device=like.device)
