@@ -1,21 +1,230 @@
-"""Loads a model from a folder: a compressed checkpoint or an original one."""
+"""Reads and writes compressed checkpoints; `docs` describes the format, `engine.layout` the bits.
 
+A file is written under a temporary name, synced and renamed, so a name that exists is whole.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from engine.errors import CheckpointError
-from engine.manifest import is_compressed
-from engine.model import Model
+from engine.attention import Attention
+from engine.config import ModelConfig
+from engine.errors import CheckpointError, DiskFullError
+from engine.experts import PackedExperts
+from engine.kernels import Arena
+from engine.layout import PackedShape, arena_layout
+from engine.linear import FloatLinear, Linear, PackedLinear
+from engine.manifest import (
+    DENSE_BITS,
+    DENSE_FILE,
+    MANIFEST_NAME,
+    LayerRecord,
+    is_compressed,
+    layer_file,
+    open_manifest,
+)
+from engine.model import Layer, Model, Norm
 from engine.original import load_original
+from engine.packing import PackedMatrix
+
+Projection = Literal["q", "k", "v", "o"]
+PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "o")
+
+LoadListener = Callable[[float, str], None]
+"""Hears what fraction of the model is loaded and, in a few words, what comes next."""
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", listener: LoadListener | None = None
+) -> Model:
     """Load the model in ``folder``, compressed (it has an mc.json) or original.
 
     Raises CheckpointError or SourceError with one line on what is wrong.
     """
     device = torch.device(device)
     if is_compressed(folder):
-        raise CheckpointError("reading compressed checkpoints is not there yet")
+        return _load_compressed(folder, device, listener or _silent)
     return load_original(folder, device)
+
+
+def write_layer(
+    folder: Path,
+    index: int,
+    attention: Mapping[Projection, PackedMatrix],
+    experts: PackedExperts,
+    rest: Mapping[str, Tensor],
+) -> Path:
+    """Write the file of layer ``index``; returns its path. Raises DiskFullError.
+
+    ``rest``: `router.weight` [E, H], `input_norm.weight` and `post_norm.weight` [H], 16-bit.
+    """
+    tensors = {**rest, **_named("experts", experts.arena)}
+    for name in PROJECTIONS:
+        tensors |= _named(f"attention.{name}", attention[name])
+    return _save(folder / layer_file(index), tensors)
+
+
+def write_dense(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write what belongs to no layer; returns the file's path. Raises DiskFullError.
+
+    ``tensors``: `embed.weight` [V, H], `norm.weight` [H], and `head.weight` [V, H] unless it is
+    tied to the embeddings.
+    """
+    return _save(folder / DENSE_FILE, tensors)
+
+
+def _named(prefix: str, packed: PackedMatrix | Arena) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.codes": packed.codes,
+        f"{prefix}.scales": packed.scales,
+        f"{prefix}.zeros": packed.zeros,
+    }
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+            raise DiskFullError(f"no space left to write {path}; free some and run again") from None
+        raise
+    return path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _load_compressed(folder: Path, device: torch.device, listener: LoadListener) -> Model:
+    manifest = open_manifest(folder)
+    config = ModelConfig.from_folder(folder)
+    if len(manifest.layers) != config.num_layers:
+        raise CheckpointError(
+            f"{folder / MANIFEST_NAME} describes {len(manifest.layers)} layers, config.json "
+            f"{config.num_layers}; compress or pull the model again"
+        )
+    listener(0.0, "embeddings")
+    dense = _TensorFile(folder / DENSE_FILE, device)
+    size = (config.vocab_size, config.hidden_size)
+    embed = dense.floating("embed.weight", *size)
+    head = embed if config.tie_embeddings else dense.floating("head.weight", *size)
+    dtype = torch.float32 if device.type == "cpu" else embed.dtype
+    norm = dense.floating("norm.weight", config.hidden_size).to(dtype)
+    layers = []
+    for index, record in enumerate(manifest.layers):
+        listener(index / config.num_layers, f"layer {index + 1} of {config.num_layers}")
+        file = _TensorFile(folder / layer_file(index), device)
+        group_size = manifest.recipe.group_size
+        layers.append(_load_layer(config, index, record, group_size, file, dtype))
+    listener(1.0, "ready")
+    return Model(config, layers, embed, Norm(norm, config.rms_norm_eps), FloatLinear(head), dtype)
+
+
+def _load_layer(
+    config: ModelConfig,
+    index: int,
+    record: LayerRecord,
+    group_size: int,
+    file: "_TensorFile",
+    dtype: torch.dtype,
+) -> Layer:
+    hidden = config.hidden_size
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+
+    def projection(name: Projection, rows: int, columns: int) -> Linear:
+        shape = PackedShape(rows, columns, DENSE_BITS, group_size)
+        return PackedLinear(file.packed(f"attention.{name}", shape))
+
+    def norm(name: str) -> Norm:
+        return Norm(file.floating(f"{name}.weight", hidden).to(dtype), config.rms_norm_eps)
+
+    router = file.floating("router.weight", config.num_experts, hidden)
+    return Layer(
+        index=index,
+        input_norm=norm("input_norm"),
+        attention=Attention(
+            q=projection("q", queries, hidden),
+            k=projection("k", keys, hidden),
+            v=projection("v", keys, hidden),
+            o=projection("o", hidden, queries),
+            head_dim=config.head_dim,
+            window=config.sliding_window,
+        ),
+        post_norm=norm("post_norm"),
+        router=FloatLinear(router.to(dtype)),
+        experts=PackedExperts(file.arena(config, record.expert_bits, group_size)),
+        top_k=config.top_k,
+    )
+
+
+class _TensorFile:
+    """One safetensors file, each tensor checked against what the layout expects of it."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self._path = path
+        self._device = device
+        try:
+            self._file: Any = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+    def packed(self, prefix: str, shape: PackedShape) -> PackedMatrix:
+        """The packed matrix stored under ``prefix``."""
+        return PackedMatrix(
+            shape=shape,
+            codes=self._read(f"{prefix}.codes", (shape.code_words,), (torch.int32,)),
+            scales=self._read(f"{prefix}.scales", (shape.scales,), (torch.float16,)),
+            zeros=self._read(f"{prefix}.zeros", (shape.zeros,), (torch.float16,)),
+        )
+
+    def arena(self, config: ModelConfig, bits: tuple[int, ...], group_size: int) -> Arena:
+        """All experts, at these widths."""
+        layout = arena_layout(bits, config.hidden_size, config.intermediate_size, group_size)
+        return Arena(
+            layout=layout,
+            codes=self._read("experts.codes", (layout.code_words,), (torch.int32,)),
+            scales=self._read("experts.scales", (layout.scales,), (torch.float16,)),
+            zeros=self._read("experts.zeros", (layout.zeros,), (torch.float16,)),
+        )
+
+    def floating(self, name: str, *shape: int) -> Tensor:
+        """A tensor that is not quantized, in the type it is stored in."""
+        return self._read(name, shape, (torch.bfloat16, torch.float16, torch.float32))
+
+    def _read(self, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> Tensor:
+        try:
+            tensor: Tensor = self._file.get_tensor(name)
+        except SafetensorError:
+            raise CheckpointError(
+                f"{self._path} has no tensor {name}; compress or pull the model again"
+            ) from None
+        if tensor.shape != shape or tensor.dtype not in dtypes:
+            raise CheckpointError(
+                f"{self._path}: {name} is {tensor.dtype} {tuple(tensor.shape)} instead of "
+                f"{dtypes[0]} {shape}; compress or pull the model again"
+            )
+        # A copy, not the memory map: the load is over when it says so, and a file that is
+        # exchanged later cannot change a running model.
+        return tensor.to(self._device, copy=True)
+
+
+def _silent(fraction: float, stage: str) -> None:
+    """Nobody listens."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels import Arena, Kernels
+from engine.kernels import Arena, select
 from engine.layout import MATRICES, Matrix, arena_layout
 from engine.packing import PackedMatrix, dequantize
 
@@ -74,12 +74,9 @@ class PackedExperts:
     """Packed experts of mixed widths, all in one arena."""
 
     arena: Arena
-    kernels: Kernels
 
     @classmethod
-    def from_matrices(
-        cls, experts: Sequence[Mapping[Matrix, PackedMatrix]], kernels: Kernels
-    ) -> "PackedExperts":
+    def from_matrices(cls, experts: Sequence[Mapping[Matrix, PackedMatrix]]) -> "PackedExperts":
         """Lay the matrices of all experts into a new arena."""
         first = experts[0]["gate"].shape
         bits = tuple(expert["gate"].shape.bits for expert in experts)
@@ -94,11 +91,11 @@ class PackedExperts:
             scales=torch.cat([matrix.scales for matrix in matrices]),
             zeros=torch.cat([matrix.zeros for matrix in matrices]),
         )
-        return cls(arena, kernels)
+        return cls(arena)
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """See `Experts.forward`."""
-        return self.kernels.experts(x, ids, weights, self.arena)
+        return select(x.device).experts(x, ids, weights, self.arena)
 
     def matrix(self, expert: int, name: Matrix) -> PackedMatrix:
         """One matrix; it shares the arena's memory."""

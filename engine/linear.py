@@ -7,7 +7,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels import Kernels
+from engine.kernels import select
 from engine.packing import PackedMatrix
 
 
@@ -41,12 +41,11 @@ class PackedLinear:
     """A packed matrix, multiplied without unpacking the whole of it."""
 
     matrix: PackedMatrix
-    kernels: Kernels
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., I] to [..., O]."""
         shape = self.matrix.shape
-        out = self.kernels.matmul(x.reshape(-1, shape.columns), self.matrix)  # [T, O]
+        out = select(x.device).matmul(x.reshape(-1, shape.columns), self.matrix)  # [T, O]
         return out.view(*x.shape[:-1], shape.rows)
 
     def tensors(self) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """Packed low-bit products: one interface, several implementations that agree."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -55,6 +56,12 @@ class Kernels(Protocol):
 
 def select(device: torch.device) -> Kernels:
     """The implementation for a device."""
+    return _select(device.type)
+
+
+@cache
+def _select(kind: str) -> Kernels:
+    # Imported here: numba takes a second that a GPU, or a test of the reference, can do without.
     from engine.kernels.reference import ReferenceKernels
 
     return ReferenceKernels()
