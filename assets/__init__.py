@@ -1,0 +1,7 @@
+"""The demo model: its small world, corpus generator, training, scores and trained weights."""
+
+from pathlib import Path
+from typing import Final
+
+DEMO_DIR: Final[Path] = Path(__file__).resolve().parent / "demo"
+"""Folder of the trained demo checkpoint, in the layout of a Hugging Face Mixtral."""
