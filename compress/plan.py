@@ -9,12 +9,7 @@ from dataclasses import dataclass
 
 from engine import budget
 from engine.config import MIXTRAL_8X7B, ModelConfig
-from engine.errors import UsageError
 from engine.protocol import Device
-
-NOMINAL_BITS = (1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
-GROUP_SIZE = 128
-DEFAULT_CONTEXT = 8192
 
 
 @dataclass(frozen=True)
@@ -83,27 +78,14 @@ def plan(config: ModelConfig, device: Device, context: int | None = None) -> Pla
     largest width that fits comfortably, else the smallest if it fits at all. Raises UsageError
     for a context that the model was not trained for.
     """
-    tokens = _context(config, context)
-    choices = tuple(_choice(config, device, tokens, bits) for bits in NOMINAL_BITS)
+    tokens = budget.choose_context(config, context)
+    choices = tuple(_choice(config, device, tokens, bits) for bits in budget.NOMINAL_BITS)
     recommended, reason = _recommend(choices, device)
     return Plan(device, tokens, choices, recommended, reason)
 
 
-def _context(config: ModelConfig, context: int | None) -> int:
-    if context is None:
-        return min(DEFAULT_CONTEXT, config.max_context)
-    if not 0 < context <= config.max_context:
-        raise UsageError(
-            f"a context of {context} tokens is not possible; "
-            f"the model was trained for 1 to {config.max_context}"
-        )
-    return context
-
-
 def _choice(config: ModelConfig, device: Device, context: int, bits: float) -> Choice:
-    widths = budget.spread_bits(bits, config.num_experts)
-    layers = (widths,) * config.num_layers
-    need = budget.compressed_budget(config, layers, GROUP_SIZE, context, device.kind)
+    need = budget.nominal_budget(config, bits, budget.GROUP_SIZE, context, device.kind)
     return Choice(
         nominal_bits=bits,
         weights_bytes=need.weights,

@@ -4,11 +4,13 @@ The planner promises with these functions what the engine then allocates, so bot
 constants: the width of the cache's elements, the length of a prefill chunk, the layout.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from engine.config import ModelConfig
+from engine.errors import UsageError
 from engine.layout import PackedShape, arena_layout
 from engine.manifest import DENSE_BITS
 
@@ -16,14 +18,21 @@ DeviceKind = Literal["cuda", "cpu"]
 ExpertBits = Sequence[Sequence[int]]
 """``expert_bits[layer][expert]``, in bits."""
 
-SOURCE_BYTES = 2
-"""Bytes of an element that is not quantized: router, norms, embeddings, head."""
+NOMINAL_BITS = (1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
+"""The mean widths of the experts that are planned for, in bits; `compress.plan` says why."""
 
-CACHE_BYTES: dict[DeviceKind, int] = {"cuda": 2, "cpu": 4}
-"""Bytes of an element of the KV cache: 16-bit on a GPU; float32, the compute type, on a CPU."""
+GROUP_SIZE = 128
+"""Weights that share a scale, where nothing else is asked for."""
 
-ACTIVATION_BYTES: dict[DeviceKind, int] = {"cuda": 2, "cpu": 4}
-"""Bytes of an element of an activation."""
+DEFAULT_CONTEXT = 8192
+"""Tokens of context where nothing else is asked for and the model was trained for as many."""
+
+STORED_BYTES = 2
+"""Bytes of an element of the embeddings and the head, 16-bit wherever they are."""
+
+COMPUTE_BYTES: dict[DeviceKind, int] = {"cuda": 2, "cpu": 4}
+"""Bytes of an element of routers, norms, activations and the KV cache: 16-bit on a GPU, float32
+on a CPU. An original checkpoint is held in this type as a whole."""
 
 PREFILL_CHUNK = 512
 """Tokens of a prompt that go through the model at once."""
@@ -55,20 +64,64 @@ class Budget:
         return self.fits(free_bytes) and self.total > COMFORT * free_bytes
 
 
+def choose_context(config: ModelConfig, context: int | None) -> int:
+    """The context to allocate, in tokens: ``context``, or a default if that is None.
+
+    Raises UsageError for one that the model was not trained for.
+    """
+    if context is None:
+        return min(DEFAULT_CONTEXT, config.max_context)
+    if not 0 < context <= config.max_context:
+        raise UsageError(
+            f"a context of {context} tokens is not possible; "
+            f"the model was trained for 1 to {config.max_context}"
+        )
+    return context
+
+
 def compressed_budget(
     config: ModelConfig, expert_bits: ExpertBits, group_size: int, context: int, kind: DeviceKind
 ) -> Budget:
     """What a compressed checkpoint with these widths takes at ``context`` tokens."""
-    weights = dense_bytes(config, group_size) + sum(
-        expert_bytes(config, bits, group_size) for bits in expert_bits
+    experts = sum(expert_bytes(config, bits, group_size) for bits in expert_bits)
+    return Budget(
+        weights=dense_bytes(config, group_size, kind) + experts,
+        kv_cache=kv_cache_bytes(config, context, kind),
+        workspace=workspace_bytes(config, kind),
     )
-    return Budget(weights, kv_cache_bytes(config, context, kind), workspace_bytes(config, kind))
+
+
+def nominal_budget(
+    config: ModelConfig, nominal_bits: float, group_size: int, context: int, kind: DeviceKind
+) -> Budget:
+    """What a checkpoint of this mean width will take, before its allocation is known."""
+    layers = (spread_bits(nominal_bits, config.num_experts),) * config.num_layers
+    return compressed_budget(config, layers, group_size, context, kind)
 
 
 def original_budget(config: ModelConfig, context: int, kind: DeviceKind) -> Budget:
-    """What the uncompressed 16-bit checkpoint takes at ``context`` tokens."""
-    weights = config.total_weights * SOURCE_BYTES
-    return Budget(weights, kv_cache_bytes(config, context, kind), workspace_bytes(config, kind))
+    """What the uncompressed checkpoint takes at ``context`` tokens."""
+    return Budget(
+        weights=config.total_weights * COMPUTE_BYTES[kind],
+        kv_cache=kv_cache_bytes(config, context, kind),
+        workspace=workspace_bytes(config, kind),
+    )
+
+
+def largest_that_fits(
+    config: ModelConfig,
+    context: int,
+    kind: DeviceKind,
+    free_bytes: int,
+    below: float = math.inf,
+) -> float | None:
+    """The largest planned width under ``below`` that fits into ``free_bytes``, None if none."""
+    fitting = [
+        bits
+        for bits in NOMINAL_BITS
+        if bits < below and nominal_budget(config, bits, GROUP_SIZE, context, kind).fits(free_bytes)
+    ]
+    return max(fitting, default=None)
 
 
 def expert_bytes(config: ModelConfig, bits: Sequence[int], group_size: int) -> int:
@@ -88,19 +141,19 @@ def attention_bytes(config: ModelConfig, group_size: int) -> int:
     )
 
 
-def dense_bytes(config: ModelConfig, group_size: int) -> int:
+def dense_bytes(config: ModelConfig, group_size: int, kind: DeviceKind) -> int:
     """Everything but the experts: attention, routers, norms, embeddings, head."""
     hidden = config.hidden_size
-    router_and_norms = (config.num_experts + 2) * hidden * SOURCE_BYTES
-    embeddings = config.vocab_size * hidden * (1 if config.tie_embeddings else 2) * SOURCE_BYTES
+    router_and_norms = (config.num_experts + 2) * hidden * COMPUTE_BYTES[kind]
+    embeddings = config.vocab_size * hidden * (1 if config.tie_embeddings else 2) * STORED_BYTES
     per_layer = attention_bytes(config, group_size) + router_and_norms
-    return config.num_layers * per_layer + embeddings + hidden * SOURCE_BYTES
+    return config.num_layers * per_layer + embeddings + hidden * COMPUTE_BYTES[kind]
 
 
 def kv_cache_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
     """Keys and values of ``context`` tokens in all layers."""
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    return per_token * context * CACHE_BYTES[kind]
+    return per_token * context * COMPUTE_BYTES[kind]
 
 
 def workspace_bytes(config: ModelConfig, kind: DeviceKind) -> int:
@@ -110,7 +163,7 @@ def workspace_bytes(config: ModelConfig, kind: DeviceKind) -> int:
     experts = config.top_k * (2 * inner + hidden)  # gate, up, and what comes out
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     elements = PREFILL_CHUNK * (stream + max(experts, heads)) + 2 * config.vocab_size
-    return elements * ACTIVATION_BYTES[kind]
+    return elements * COMPUTE_BYTES[kind]
 
 
 def spread_bits(nominal_bits: float, experts: int) -> tuple[int, ...]:
