@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,13 @@ from engine.config import ModelConfig
 from engine.experts import Experts
 from engine.linear import Linear
 from engine.pruning import NO_PRUNING, Pruning, Routing, route
+
+
+class RoutingCounter(Protocol):
+    """Hears which experts run."""
+
+    def record(self, layer: int, routing: Routing) -> None:
+        """Note the routing of one layer, after pruning."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Layer:
         rope: Rotation,
         cache: LayerCache | None = None,
         pruning: Pruning = NO_PRUNING,
+        counters: RoutingCounter | None = None,
     ) -> Tensor:
         """Run the whole layer on the residual stream x [B, T, H]."""
         statistics = None
@@ -74,14 +83,15 @@ class Layer:
             h = self.attend(x, rope, cache)
         normed = self.moe_input(h)  # [B * T, H]
         routing = pruning.prune(self.index, self.route(normed), normed, statistics)
+        if counters is not None:
+            counters.record(self.index, routing)
         return h + self.experts.forward(normed, routing.ids, routing.weights).view_as(h)
 
-    def tensors(self) -> Iterator[Tensor]:
-        """Every tensor of the layer."""
+    def dense_tensors(self) -> Iterator[Tensor]:
+        """Every tensor outside the experts: what each token passes."""
         yield from (self.input_norm.weight, self.post_norm.weight)
         yield from self.attention.tensors()
         yield from self.router.tensors()
-        yield from self.experts.tensors()
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,13 @@ class Model:
         tokens: Tensor,
         cache: KVCache | None = None,
         pruning: Pruning = NO_PRUNING,
+        counters: RoutingCounter | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Logits [B, T, V] of tokens [B, T] int64, or [B, 1, V] of the last with ``last_only``.
 
-        With a cache the tokens continue its prefix and are added to it. Raises ContextFullError.
+        With a cache the tokens continue its prefix and are added to it; ``pruning`` may
+        differ from call to call. ``counters`` hears every routing. Raises ContextFullError.
         """
         x = self.embed_tokens(tokens)  # [B, T, H]
         start = 0
@@ -114,7 +126,7 @@ class Model:
         rope = self.rope().at(start, tokens.shape[1])
         for layer in self.layers:
             layer_cache = None if cache is None else cache.layers[layer.index]
-            x = layer.forward(x, rope, layer_cache, pruning)
+            x = layer.forward(x, rope, layer_cache, pruning, counters)
         if cache is not None:
             cache.length += tokens.shape[1]
         if last_only:
@@ -137,5 +149,5 @@ class Model:
         """Bytes of all weights really held; tensors that are shared count once."""
         tensors = [self.embed, self.norm.weight, *self.head.tensors()]
         for layer in self.layers:
-            tensors += layer.tensors()
+            tensors += [*layer.dense_tensors(), *layer.experts.tensors()]
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())

@@ -1,11 +1,16 @@
 """Routing, and online dynamic pruning of expert slots (ODP, Section 3.3 of the paper)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from engine.attention import AttentionStatistics
+from engine.errors import UsageError
+from engine.experts import PRUNED
+from engine.manifest import LayerRecord
 
 PROTECTED_SHARE = 0.02
 """Share of a prompt's tokens that keep all their experts (the paper's 2 %)."""
@@ -61,3 +66,75 @@ class NoPruning:
 
 
 NO_PRUNING = NoPruning()
+
+
+@dataclass(frozen=True)
+class OdpPruning:
+    """Skips a token's second expert where it weighs little, unless the token is important.
+
+    ``thresholds[layer]``: the second slot is skipped where w1 / w0 is below it. A share of a
+    prompt's tokens, at least one per sequence and chunk, keeps both; while decoding, a token keeps
+    both whose ||t||_1 * A_jj is above ``quantiles[layer]``. For top-2 routing only.
+    """
+
+    thresholds: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    protected_share: float = PROTECTED_SHARE
+    needs_statistics: bool = True
+
+    @classmethod
+    def from_records(cls, layers: Sequence[LayerRecord]) -> "OdpPruning":
+        """With the thresholds and quantiles that were learned when the model was compressed."""
+        return cls(
+            tuple(layer.odp_threshold for layer in layers),
+            tuple(layer.odp_quantile for layer in layers),
+        )
+
+    def prune(
+        self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
+    ) -> Routing:
+        """See `Pruning.prune`. Raises UsageError for a model that is not top-2."""
+        if routing.ids.shape[1] != 2:
+            raise UsageError(
+                f"ODP is defined for top-2 routing, this model selects {routing.ids.shape[1]}; "
+                "use --pruning off"
+            )
+        if attention is None:
+            raise ValueError("ODP needs the attention's statistics")
+        ratio = routing.weights[:, 1] / routing.weights[:, 0]  # [B * T]
+        keep = (ratio >= self.thresholds[layer]) | self._protected(layer, tokens, attention)
+        second = routing.ids[:, 1].where(keep, PRUNED)
+        alone = routing.weights.new_tensor((1.0, 0.0))
+        return Routing(
+            ids=torch.stack((routing.ids[:, 0], second), dim=1),
+            weights=routing.weights.where(keep[:, None], alone),
+        )
+
+    def _protected(self, layer: int, tokens: Tensor, attention: AttentionStatistics) -> Tensor:
+        """Which tokens keep all their experts, bool [B * T]."""
+        if attention.decoding:
+            return (own_importance(tokens, attention) > self.quantiles[layer]).flatten()
+        scores = importance(tokens, attention)  # [B, T]
+        count = max(1, int(self.protected_share * scores.shape[1]))
+        chosen = scores.topk(count, dim=1).indices
+        return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, chosen, True).flatten()
+
+
+def importance(tokens: Tensor, attention: AttentionStatistics) -> Tensor:
+    """How much later tokens rely on each token (Eq. 6), float32 [B, T].
+
+    I_j = ||t_j||_1 * (sum over queries i >= j of A_ij) / (T - j), j from 0, with ``tokens``
+    [B * T, H] the normed input of the MoE block.
+    """
+    length = attention.received.shape[1]
+    queries = torch.arange(length, 0, -1, device=tokens.device)  # that see token j
+    return _l1_norm(tokens, attention) * attention.received / queries
+
+
+def own_importance(tokens: Tensor, attention: AttentionStatistics) -> Tensor:
+    """The part of a token's importance that it knows itself, ||t_j||_1 * A_jj, [B, T]."""
+    return _l1_norm(tokens, attention) * attention.own
+
+
+def _l1_norm(tokens: Tensor, attention: AttentionStatistics) -> Tensor:
+    return tokens.float().abs().sum(dim=-1).view_as(attention.own)

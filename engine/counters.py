@@ -1,0 +1,134 @@
+"""Counts which experts ran. The gauges are computed from these counts and from nothing else."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from engine.model import Model
+from engine.pruning import Routing
+
+
+@dataclass(frozen=True)
+class ActivationCosts:
+    """What a token passes through: parameters and bytes outside the experts, and of each expert.
+
+    Outside the experts a token passes attention, routers, norms, the head, and its own row of the
+    embeddings. ``expert_bytes[layer][expert]`` differ with the experts' widths.
+    """
+
+    dense_params: int
+    dense_bytes: int
+    expert_params: int
+    expert_bytes: tuple[tuple[int, ...], ...]
+    total_params: int
+    top_k: int
+
+    @classmethod
+    def of(cls, model: Model) -> "ActivationCosts":
+        """Read the costs off a loaded model."""
+        config = model.config
+        per_layer = config.attention_weights + (config.num_experts + 2) * config.hidden_size
+        outside = config.vocab_size * config.hidden_size + 2 * config.hidden_size
+        tensors = [model.embed[0], model.norm.weight, *model.head.tensors()]
+        for layer in model.layers:
+            tensors += layer.dense_tensors()
+        return cls(
+            dense_params=config.num_layers * per_layer + outside,
+            dense_bytes=sum(tensor.nbytes for tensor in tensors),
+            expert_params=config.expert_weights,
+            expert_bytes=tuple(layer.experts.expert_bytes() for layer in model.layers),
+            total_params=config.total_weights,
+            top_k=config.top_k,
+        )
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What ran. ``runs[layer][expert]``: slots that ran; ``skipped[layer]``: slots pruned."""
+
+    costs: ActivationCosts
+    runs: tuple[tuple[int, ...], ...]
+    skipped: tuple[int, ...]
+
+    @cached_property
+    def routed(self) -> tuple[int, ...]:
+        """Slots per layer, skipped ones included."""
+        return tuple(sum(runs) + skip for runs, skip in zip(self.runs, self.skipped, strict=True))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model."""
+        return self.routed[0] // self.costs.top_k
+
+    @property
+    def prune_ratio(self) -> float:
+        """Skipped slots / routed slots; 0 when nothing ran."""
+        return sum(self.skipped) / max(1, sum(self.routed))
+
+    @property
+    def prune_ratio_layers(self) -> tuple[float, ...]:
+        """The prune ratio of each layer."""
+        return tuple(
+            skip / max(1, slots) for skip, slots in zip(self.skipped, self.routed, strict=True)
+        )
+
+    @property
+    def activated_params(self) -> float:
+        """Parameters that a token passed through, on average; 0 when nothing ran."""
+        if not self.tokens:
+            return 0.0
+        slots = sum(map(sum, self.runs))
+        return self.costs.dense_params + slots * self.costs.expert_params / self.tokens
+
+    @property
+    def activated_bytes(self) -> float:
+        """Bytes of those parameters as they are stored; experts of different widths differ."""
+        if not self.tokens:
+            return 0.0
+        expert_bytes = sum(
+            count * size
+            for runs, sizes in zip(self.runs, self.costs.expert_bytes, strict=True)
+            for count, size in zip(runs, sizes, strict=True)
+        )
+        return self.costs.dense_bytes + expert_bytes / self.tokens
+
+    @property
+    def activated_fraction(self) -> float:
+        """Activated parameters / all parameters."""
+        return self.activated_params / self.costs.total_params
+
+    def since(self, earlier: "Activity") -> "Activity":
+        """What ran after ``earlier`` was read."""
+        runs = tuple(
+            tuple(now - then for now, then in zip(*pair, strict=True))
+            for pair in zip(self.runs, earlier.runs, strict=True)
+        )
+        skipped = (now - then for now, then in zip(self.skipped, earlier.skipped, strict=True))
+        return Activity(self.costs, runs, tuple(skipped))
+
+
+class Counters:
+    """Counts slots on the model's device; nothing waits for the device until `read`."""
+
+    def __init__(self, model: Model) -> None:
+        self._costs = ActivationCosts.of(model)
+        experts = model.config.num_experts
+        # Column 0 counts the pruned slots, whose id is -1.
+        self._counts = torch.zeros(
+            model.config.num_layers, experts + 1, dtype=torch.int64, device=model.embed.device
+        )
+
+    def record(self, layer: int, routing: Routing) -> None:
+        """Count the slots of one layer's routing, after pruning."""
+        slots = routing.ids.flatten() + 1
+        self._counts[layer].index_add_(0, slots, torch.ones_like(slots))
+
+    def read(self) -> Activity:
+        """All counts so far. Waits for the device: call it a few times a second, not per token."""
+        counts = self._counts.tolist()
+        return Activity(
+            self._costs,
+            runs=tuple(tuple(row[1:]) for row in counts),
+            skipped=tuple(row[0] for row in counts),
+        )
