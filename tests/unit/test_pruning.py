@@ -1,0 +1,102 @@
+import pytest
+import torch
+from torch import Tensor
+
+from engine.attention import AttentionStatistics
+from engine.errors import UsageError
+from engine.pruning import NO_PRUNING, OdpPruning, Routing, importance, own_importance, route
+
+
+def statistics(batch: int, length: int, *, decoding: bool = False) -> AttentionStatistics:
+    return AttentionStatistics(torch.rand(batch, length), torch.rand(batch, length), decoding)
+
+
+def random_routing(tokens: int) -> Routing:
+    return route(torch.randn(tokens, 8), 2)
+
+
+def protected_by_hand(tokens: Tensor, seen: AttentionStatistics, share: float) -> set[int]:
+    """Flat indices of the protected tokens: Eq. 6, token by token."""
+    batch, length = seen.received.shape
+    chosen = set()
+    for b in range(batch):
+        scores = {
+            b * length + j: float(tokens[b * length + j].abs().sum())
+            * float(seen.received[b, j])
+            / (length - j)
+            for j in range(length)
+        }
+        count = max(1, int(share * length))
+        chosen |= set(sorted(scores, key=scores.__getitem__, reverse=True)[:count])
+    return chosen
+
+
+def test_routing_is_softmax_over_all_then_top_k_renormalised() -> None:
+    logits = torch.randn(50, 8)
+    routing = route(logits, 3)
+    for row in range(50):
+        probabilities = logits[row].double().softmax(0)
+        best = probabilities.argsort(descending=True)[:3]
+        assert routing.ids[row].tolist() == best.tolist()
+        expected = probabilities[best] / probabilities[best].sum()
+        torch.testing.assert_close(routing.weights[row].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (2, 20), (1, 150)])
+def test_prompt_is_pruned_by_ratio_except_for_the_important(batch: int, length: int) -> None:
+    torch.manual_seed(length)
+    count = batch * length
+    routing, tokens, seen = random_routing(count), torch.randn(count, 16), statistics(batch, length)
+    odp = OdpPruning(thresholds=(0.0, 0.6), quantiles=(0.0, 0.0), protected_share=0.02)
+    pruned = odp.prune(1, routing, tokens, seen)
+    protected = protected_by_hand(tokens, seen, 0.02)
+    for row in range(count):
+        ratio = float(routing.weights[row, 1] / routing.weights[row, 0])
+        if row in protected or ratio >= 0.6:
+            assert pruned.ids[row].tolist() == routing.ids[row].tolist()
+            assert torch.equal(pruned.weights[row], routing.weights[row])
+        else:
+            assert pruned.ids[row].tolist() == [int(routing.ids[row, 0]), -1]
+            assert pruned.weights[row].tolist() == [1.0, 0.0]
+    assert len(protected) == batch * max(1, int(0.02 * length))
+
+
+def test_while_decoding_the_tokens_own_statistic_meets_the_layers_quantile() -> None:
+    routing = Routing(torch.tensor([[3, 5]]), torch.tensor([[0.9, 0.1]]))
+    tokens = torch.tensor([[1.0, -2.0, 3.0]])
+    seen = AttentionStatistics(torch.tensor([[0.5]]), torch.tensor([[0.5]]), decoding=True)
+    statistic = 6.0 * 0.5
+    below = OdpPruning(thresholds=(0.5,), quantiles=(statistic - 0.1,))
+    above = OdpPruning(thresholds=(0.5,), quantiles=(statistic + 0.1,))
+    assert below.prune(0, routing, tokens, seen).ids.tolist() == [[3, 5]]
+    assert above.prune(0, routing, tokens, seen).ids.tolist() == [[3, -1]]
+
+
+def test_importance_divides_by_the_queries_that_see_a_token() -> None:
+    tokens = torch.tensor([[1.0, -1.0], [2.0, 0.0], [0.0, 3.0]])
+    seen = AttentionStatistics(
+        torch.tensor([[1.5, 1.0, 0.5]]), torch.tensor([[1.0, 0.5, 0.5]]), decoding=False
+    )
+    assert importance(tokens, seen).tolist() == [[2 * 1.5 / 3, 2 * 1.0 / 2, 3 * 0.5 / 1]]
+    assert own_importance(tokens, seen).tolist() == [[2.0, 1.0, 1.5]]
+
+
+def test_thresholds_at_the_ends_prune_nothing_or_all_but_the_protected() -> None:
+    routing, tokens, seen = random_routing(40), torch.randn(40, 4), statistics(1, 40)
+    nothing = OdpPruning((0.0,), (0.0,)).prune(0, routing, tokens, seen)
+    assert torch.equal(nothing.ids, routing.ids)
+    most = OdpPruning((1.1,), (0.0,)).prune(0, routing, tokens, seen)
+    assert int((most.ids == -1).sum()) == 39
+
+
+def test_no_pruning_changes_nothing_and_asks_for_nothing() -> None:
+    routing = random_routing(3)
+    assert NO_PRUNING.prune(0, routing, torch.randn(3, 4), None) is routing
+    assert not NO_PRUNING.needs_statistics
+
+
+def test_other_than_top_two_is_refused_in_one_line() -> None:
+    with pytest.raises(UsageError, match="top-2 routing, this model selects 3"):
+        OdpPruning((0.5,), (0.5,)).prune(
+            0, route(torch.randn(4, 8), 3), torch.randn(4, 4), statistics(1, 4)
+        )
