@@ -68,8 +68,8 @@ def check_allocator(name: str) -> None:
 def plan_budget(allocator: str, bits: float, experts: int) -> Budget:
     """Turn a mean width of ``bits`` into whole bits for ``experts`` experts.
 
-    Mean widths move in steps of 1/experts: rounded to the nearest, at equal distance down. Where
-    the two forced widths cannot hold they are dropped. Both are said in the notes.
+    Mean widths move in steps of 1/experts and are rounded to the nearest. Where the two forced
+    widths cannot hold they are dropped. Both are said in the notes.
     Raises UsageError for a width outside 1 .. 3, AllocationError for a program without solution.
     """
     check_allocator(allocator)
@@ -83,7 +83,7 @@ def plan_budget(allocator: str, bits: float, experts: int) -> Budget:
                 "allocator"
             )
         return Budget(int(bits) * experts, (), ())
-    total = _round_half_down(bits * experts)
+    total = round(bits * experts)
     notes = []
     if total != bits * experts:
         notes.append(
@@ -98,10 +98,6 @@ def plan_budget(allocator: str, bits: float, experts: int) -> Budget:
         )
         forced = ()
     return Budget(total, forced, tuple(notes))
-
-
-def _round_half_down(value: float) -> int:
-    return int(-(-(value - 0.5) // 1))
 
 
 def _feasible(total: int, experts: int, forced: tuple[int, ...]) -> bool:

@@ -10,23 +10,18 @@ from torch import Tensor
 
 from compress.quantizers import grid
 from compress.quantizers.grid import Codes
-from compress.quantizers.hessian import inverse_factor, matrix_error
+from compress.quantizers.hessian import Hessian
 from compress.quantizers.rtn import quantize_rtn
 
 
-def quantize_gptq(
-    weights: Tensor, hessian: Tensor, bits: int, group_size: int, factor: Tensor | None = None
-) -> Codes:
+def quantize_gptq(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
     """Quantize weights [..., O, I] for inputs with the Hessian [..., I, I].
 
-    ``factor`` is ``inverse_factor(hessian)`` when the caller has it already (it serves every
-    width). GPTQ is greedy, so a row can come out worse than rounded to nearest, rarely: rows are
+    GPTQ is greedy, so a row can come out worse than rounded to nearest, rarely: rows are
     independent, and each keeps whichever has the lower H-weighted error. So the error is never
     above round-to-nearest's on the same grid search.
     """
-    if factor is None:
-        factor = inverse_factor(hessian)
-    compensated = compensate(weights, factor, bits, group_size)
+    compensated = compensate(weights, hessian.factor, bits, group_size)
     nearest = quantize_rtn(weights, hessian, bits, group_size)
     return better_rows(weights, hessian, compensated, nearest)
 
@@ -73,10 +68,10 @@ def _round_group(
     return codes, errors
 
 
-def better_rows(weights: Tensor, hessian: Tensor, first: Codes, second: Codes) -> Codes:
+def better_rows(weights: Tensor, hessian: Hessian, first: Codes, second: Codes) -> Codes:
     """Row by row, whichever of two quantizations of weights has the lower H-weighted error."""
-    error_first = matrix_error(weights - first.dequantize().to(weights.dtype), hessian)
-    error_second = matrix_error(weights - second.dequantize().to(weights.dtype), hessian)
+    error_first = hessian.error(weights - first.dequantize())
+    error_second = hessian.error(weights - second.dequantize())
     keep = (error_first <= error_second).unsqueeze(-1)  # [..., O, 1]
     zero = None
     if first.zero is not None and second.zero is not None:

@@ -38,10 +38,15 @@ class Codes:
         levels = split_groups(self.codes, self.group_size).float()  # [..., O, G, g]
         return decode(levels, self.scale, self.zero).flatten(-2)  # [..., O, I]
 
-    def __getitem__(self, index: int) -> "Codes":
-        """One matrix of the batch."""
-        zero = None if self.zero is None else self.zero[index]
-        return Codes(self.codes[index], self.scale[index], zero, self.bits, self.group_size)
+    def split_rows(self, rows: int) -> "tuple[Codes, Codes]":
+        """The first ``rows`` rows and the others."""
+
+        def part(which: slice) -> Codes:
+            zero = None if self.zero is None else self.zero[..., which, :]
+            codes, scale = self.codes[..., which, :], self.scale[..., which, :]
+            return Codes(codes, scale, zero, self.bits, self.group_size)
+
+        return part(slice(None, rows)), part(slice(rows, None))
 
 
 def split_groups(matrix: Tensor, group_size: int) -> Tensor:

@@ -1,4 +1,8 @@
-"""Hessians of layer inputs: H = E[x x^T], what an error in each weight costs in the output."""
+"""Hessians of a matrix's inputs, H = E[x x^T]: what an error in the weights costs in the output."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,35 +13,51 @@ DAMPING = 0.01
 """Share of the mean diagonal added before inverting (GPTQ's 1 %)."""
 
 
-def mean_hessian(inputs: Tensor, chunk: int = 16_384) -> Tensor:
-    """E[x x^T] over tokens: inputs [T, I] to [I, I] in the inputs' dtype; zero for no tokens."""
-    width = inputs.shape[-1]
-    total = inputs.new_zeros(width, width)
-    for part in torch.split(inputs, chunk):
-        total.addmm_(part.T, part)
-    return total / max(len(inputs), 1)
+@dataclass(frozen=True)
+class Hessian:
+    """A batch of Hessians ``matrix`` [..., I, I], factorized once for all widths.
 
-
-def matrix_error(delta: Tensor, hessian: Tensor) -> Tensor:
-    """Per row, delta H delta^T: expected squared output error of delta [..., O, I], [..., O]."""
-    return ((delta @ hessian.to(delta.dtype)) * delta).sum(-1)
-
-
-def inverse_factor(hessian: Tensor) -> Tensor:
-    """U, upper triangular, with U^T U = (H + damping)^-1, for hessians [..., I, I].
-
-    With J the reversal of the inputs, J H J = L L^T gives H = R R^T for the upper triangular
-    R = J L J, and U = R^-1: one factorization and one triangular solve, and H^-1 is never formed.
-    Inputs that are never active get the damping alone, so nothing is compensated into them.
+    Raises SourceError when it holds anything but finite numbers.
     """
-    if not torch.isfinite(hessian).all():
-        raise SourceError(
-            "the calibration activations are not finite numbers; the source weights are damaged"
-        )
-    size = hessian.shape[-1]
-    mean = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)
-    damping = torch.where(mean > 0, DAMPING * mean, 1.0)[..., None, None]
-    eye = torch.eye(size, dtype=hessian.dtype, device=hessian.device)
-    lower = torch.linalg.cholesky((hessian + damping * eye).flip(-1, -2))
-    factor: Tensor = torch.linalg.solve_triangular(lower.flip(-1, -2), eye, upper=True)
-    return factor
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        if not torch.isfinite(self.matrix).all():
+            raise SourceError(
+                "the calibration activations are not finite numbers; the source weights are damaged"
+            )
+
+    @property
+    def diagonal(self) -> Tensor:
+        """E[x_i^2], [..., I]."""
+        return self.matrix.diagonal(dim1=-2, dim2=-1)
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """U, upper triangular, with U^T U = (H + damping)^-1, [..., I, I].
+
+        With J the reversal of the inputs, J H J = L L^T gives H = R R^T for the upper triangular
+        R = J L J, and U = R^-1: one factorization, one triangular solve, and H^-1 is never
+        formed. Inputs that are never active keep the damping alone: nothing is compensated into
+        them.
+        """
+        mean = self.diagonal.mean(-1)
+        damping = torch.where(mean > 0, DAMPING * mean, 1.0)[..., None, None]
+        eye = torch.eye(self.matrix.shape[-1], dtype=self.matrix.dtype, device=self.matrix.device)
+        lower = torch.linalg.cholesky((self.matrix + damping * eye).flip(-1, -2))
+        factor: Tensor = torch.linalg.solve_triangular(lower.flip(-1, -2), eye, upper=True)
+        return factor
+
+    def error(self, delta: Tensor) -> Tensor:
+        """delta H delta^T of each row of delta [..., O, I]: its expected squared output error."""
+        return ((delta @ self.matrix) * delta).sum(-1)
+
+
+def mean_hessian(chunks: Iterable[Tensor], width: int) -> Hessian:
+    """The mean of x x^T over the rows of ``chunks`` [T, I], I = ``width``; zero for no rows."""
+    total, rows = torch.zeros(width, width), 0
+    for chunk in chunks:
+        total.addmm_(chunk.T, chunk)
+        rows += len(chunk)
+    return Hessian(total / max(rows, 1))

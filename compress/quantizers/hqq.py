@@ -1,0 +1,27 @@
+"""HQQ's own solver: needs no calibration, half-quadratic splitting on the weights alone."""
+
+import torch
+from torch import Tensor
+
+from compress.quantizers.grid import Codes
+from compress.quantizers.hessian import Hessian
+from compress.quantizers.rtn import quantize_min_max
+
+
+def quantize_hqq(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
+    """Quantize weights [O, I]; the Hessian is not looked at.
+
+    hqq's 1-bit solver has no sign codes: 1 bit is sign and mean magnitude, as everywhere here.
+    """
+    if bits == 1:
+        return quantize_min_max(weights, hessian, bits, group_size)
+    # Imported when asked for: it brings half of transformers along.
+    from hqq.core.quantize import Quantizer
+
+    levels, meta = Quantizer.quantize(
+        weights, nbits=bits, group_size=group_size, axis=1, bitpack=False, device="cpu"
+    )
+    rows = len(weights)
+    scale, zero = (meta[name].reshape(rows, -1).half() for name in ("scale", "zero"))
+    codes = levels.reshape(weights.shape).to(torch.uint8)
+    return Codes(codes, scale, zero, bits, group_size)

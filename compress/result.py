@@ -1,0 +1,123 @@
+"""Writes a compressed checkpoint: a layer's file, what lies outside the layers, and `mc.json`."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from compress.layers import ExpertCodes
+from compress.quantizers.grid import Codes
+from compress.source import Source
+from engine import budget
+from engine.checkpoint import Projection, sync, write_dense, write_layer
+from engine.config import ModelConfig
+from engine.experts import PackedExperts
+from engine.layout import arena_layout
+from engine.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    FileRecord,
+    LayerRecord,
+    Manifest,
+    Recipe,
+    Sizes,
+    sha256_file,
+)
+from engine.manifest import Source as Provenance
+from engine.packing import PackedMatrix, pack
+
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""Small files that go along with the weights, those of them that are there."""
+
+_HALF_BYTES = 2
+
+
+def write_layer_file(
+    folder: Path,
+    source: Source,
+    layer: int,
+    attention: Mapping[Projection, Codes],
+    experts: Sequence[ExpertCodes],
+) -> FileRecord:
+    """Pack and write one layer; returns its size and hash. Raises DiskFullError."""
+    path = write_layer(
+        folder,
+        layer,
+        {name: _pack(codes) for name, codes in attention.items()},
+        PackedExperts.from_matrices(
+            [{name: _pack(codes) for name, codes in expert.items()} for expert in experts]
+        ),
+        source.layer_tensors(layer),
+    )
+    return file_record(path)
+
+
+def _pack(codes: Codes) -> PackedMatrix:
+    return pack(codes.codes, codes.scale, codes.zero, codes.bits, codes.group_size)
+
+
+def file_record(path: Path) -> FileRecord:
+    """Size and hash of a file."""
+    return FileRecord(path.stat().st_size, sha256_file(path))
+
+
+def write_rest(
+    folder: Path,
+    name: str,
+    source: Source,
+    provenance: Provenance,
+    recipe: Recipe,
+    layers: Mapping[str, tuple[LayerRecord, FileRecord]],
+) -> None:
+    """Write embeddings and head, copy the small files, and write the manifest last.
+
+    ``layers`` holds the record of each layer and of its file, by the file's name, in order.
+    """
+    files = {file_name: file for file_name, (_, file) in layers.items()}
+    dense = write_dense(folder, source.dense_tensors())
+    files[dense.name] = file_record(dense)
+    for companion in COMPANIONS:
+        if (source.folder / companion).is_file():
+            path = Path(shutil.copyfile(source.folder / companion, folder / companion))
+            sync(path)
+            files[companion] = file_record(path)
+    records = tuple(record for record, _ in layers.values())
+    whole = Manifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        source=provenance,
+        recipe=recipe,
+        layers=records,
+        sizes=sizes(source.config, records, recipe.group_size),
+        files=files,
+    )
+    path = folder / MANIFEST_NAME
+    path.write_text(whole.to_json(), encoding="utf-8")
+    sync(path)
+
+
+def sizes(config: ModelConfig, layers: Sequence[LayerRecord], group_size: int) -> Sizes:
+    """Bytes by part, counted by the layout that the files are written in."""
+    layouts = [
+        arena_layout(record.expert_bits, config.hidden_size, config.intermediate_size, group_size)
+        for record in layers
+    ]
+    expert_weights = config.num_layers * config.num_experts * config.expert_weights
+    attention_weights = config.num_layers * config.attention_weights
+    half_weights = config.total_weights - expert_weights - attention_weights
+    attention = config.num_layers * budget.attention_bytes(config, group_size)
+    return Sizes(
+        expert_code_bytes=sum(layout.code_bytes for layout in layouts),
+        expert_metadata_bytes=sum(layout.metadata_bytes for layout in layouts),
+        dense_bytes=attention + _HALF_BYTES * half_weights,
+        expert_weights=expert_weights,
+        total_weights=config.total_weights,
+    )

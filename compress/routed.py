@@ -1,0 +1,81 @@
+"""One layer's MoE block as calibration sees it: which tokens reach which expert."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.experts import FloatExperts
+from engine.model import Layer
+from engine.pruning import Routing
+
+CHUNK = 8192
+"""Tokens whose activations are in memory at once."""
+
+TOKENS_PER_INPUT = 2
+"""An expert's Hessian counts as well estimated from this many tokens per input on."""
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert: ``gate_up`` [2 I, H], gate above up; ``down`` [H, I]."""
+
+    gate_up: Tensor
+    down: Tensor
+
+    def inner(self, x: Tensor) -> Tensor:
+        """The input of ``down``: silu(gate x) * up x, [T, H] to [T, I]."""
+        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The expert's output, [T, H] to [T, H]."""
+        return F.linear(self.inner(x), self.down)
+
+
+def expert_of(experts: FloatExperts, index: int) -> Expert:
+    """One expert out of a layer's."""
+    return Expert(torch.cat([experts.gate[index], experts.up[index]]), experts.down[index])
+
+
+@dataclass(frozen=True)
+class MoeBlock:
+    """The input of a layer's MoE block over all calibration tokens.
+
+    ``hidden`` [T, H] is the residual stream after attention; inputs are normed when asked for, so
+    that they are never all in memory a second time.
+    """
+
+    layer: Layer
+    hidden: Tensor
+    routing: Routing
+
+    def routed(self, expert: int) -> tuple[Tensor, Tensor]:
+        """Indices [n] of the tokens that chose the expert, and its routing weights there [n]."""
+        token, slot = (self.routing.ids == expert).nonzero(as_tuple=True)
+        return token, self.routing.weights[token, slot]
+
+    def inputs(self, tokens: Tensor) -> Iterator[Tensor]:
+        """Normed inputs [t, H] of the tokens with these indices, a chunk at a time."""
+        for part in torch.split(tokens, CHUNK):
+            yield self.layer.post_norm.forward(self.hidden[part])
+
+    def calibration_inputs(self, expert: int, width: int) -> Iterator[Tensor]:
+        """What an expert's Hessian over ``width`` inputs is made from: chunks [t, H].
+
+        These are the n tokens routed to it. Below N = 2 * width tokens the Hessian is shrunk
+        towards the one that all tokens of the layer would give in this expert,
+
+            H = (n / N) * H_routed + (1 - n / N) * H_layer,
+
+        for which tokens spread evenly over the layer are added, so that the mean of x x^T over
+        all that is returned is this H. An expert that saw no token gets H_layer.
+        """
+        routed, _ = self.routed(expert)
+        yield from self.inputs(routed)
+        missing = TOKENS_PER_INPUT * width - len(routed)
+        if missing > 0:
+            spread = torch.linspace(0, len(self.hidden) - 1, missing, dtype=torch.float64)
+            yield from self.inputs(spread.round().long())
