@@ -110,6 +110,7 @@ def original_budget(config: ModelConfig, context: int, kind: DeviceKind) -> Budg
 
 def largest_that_fits(
     config: ModelConfig,
+    group_size: int,
     context: int,
     kind: DeviceKind,
     free_bytes: int,
@@ -119,7 +120,7 @@ def largest_that_fits(
     fitting = [
         bits
         for bits in NOMINAL_BITS
-        if bits < below and nominal_budget(config, bits, GROUP_SIZE, context, kind).fits(free_bytes)
+        if bits < below and nominal_budget(config, bits, group_size, context, kind).fits(free_bytes)
     ]
     return max(fitting, default=None)
 

@@ -1,8 +1,9 @@
 """What this machine can run a model on, and how much memory a new process could take there."""
 
+import gc
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -34,16 +35,27 @@ def choose(name: str) -> Device:
     raise UsageError(f"there is no device {name!r} here; choose auto or one of {known}")
 
 
-def check_fits(device: Device, need_bytes: int, advice: str) -> None:
-    """Raise DoesNotFitError, ending in ``advice``, if ``need_bytes`` are not free.
+def refresh(device: Device) -> Device:
+    """The same device as it is now: its free memory changes."""
+    return cpu_device() if device.kind == "cpu" else _cuda_device(_cuda_index(device))
+
+
+def check_fits(device: Device, need_bytes: int, advice: Callable[[], str]) -> None:
+    """Raise DoesNotFitError, ending in ``advice()``, if ``need_bytes`` are not free.
 
     A device of unknown memory (``total_bytes`` 0) is given the benefit of the doubt.
     """
     if device.total_bytes and need_bytes > device.free_bytes:
         raise DoesNotFitError(
             f"the model needs {need_bytes / 2**30:.2f} GiB and {device.name} has "
-            f"{device.free_bytes / 2**30:.2f} GiB free; {advice}"
+            f"{device.free_bytes / 2**30:.2f} GiB free; {advice()}"
         )
+
+
+def release_memory() -> None:
+    """Give memory that nothing uses any more back to the devices."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def cuda_devices() -> list[Device]:
@@ -51,6 +63,10 @@ def cuda_devices() -> list[Device]:
     if not torch.cuda.is_available():
         return []
     return [_cuda_device(index) for index in range(torch.cuda.device_count())]
+
+
+def _cuda_index(device: Device) -> int:
+    return int(device.id.removeprefix("cuda:"))
 
 
 def _cuda_device(index: int) -> Device:

@@ -1,6 +1,5 @@
 """The loop from a prompt to a reply: prefill in chunks, then one token after another."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from engine.budget import PREFILL_CHUNK
 from engine.cache import KVCache
+from engine.counters import Counters
 from engine.errors import ContextFullError, UsageError
-from engine.meters import Counters
+from engine.meters import ReplyMeter
 from engine.model import Model
 from engine.protocol import FinishReason, SamplingOptions
 from engine.pruning import NO_PRUNING, Pruning
@@ -99,11 +99,13 @@ class Generator:
         del self._cached[common:]
         return common
 
-    def forward(self, tokens: Sequence[int], pruning: Pruning) -> Tensor:
+    def forward(self, tokens: Sequence[int], pruning: Pruning, counters: Counters) -> Tensor:
         """Run ``tokens`` after those in the cache; the last one's logits [V]."""
         ids = torch.tensor([tokens], device=self.model.embed.device)  # [1, T]
         with torch.inference_mode():
-            logits = self.model.forward(ids, self.cache, pruning, last_only=True)  # [1, 1, V]
+            logits = self.model.forward(
+                ids, self.cache, pruning, counters, last_only=True
+            )  # [1, 1, V]
         self._cached.extend(tokens)
         return logits[0, 0]
 
@@ -123,12 +125,10 @@ class Reply:
         self._detokenizer = Detokenizer(generator.tokenizer)
         self._stops = StopStrings(request.stop)
         self._seen = torch.tensor(request.prompt, device=device)  # [N], grows
-        self.counters = Counters(generator.model)
+        self.meter = ReplyMeter(generator.model)
         self.finish_reason: FinishReason | None = None
         self.prompt_tokens = len(request.prompt)
         self.tokens = 0
-        self._started = time.monotonic()
-        self._first = self._last = self._started
 
     def __iter__(self) -> Iterator[str]:
         """The text, a piece per token, perhaps empty; the last pieces flush what was held."""
@@ -147,17 +147,6 @@ class Reply:
         """Tokens in the cache."""
         return self._generator.cache.length
 
-    @property
-    def time_to_first_token(self) -> float:
-        """Seconds from the request to the first token, 0 before it."""
-        return self._first - self._started
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed of decoding, the prompt not counted; 0 before the second token."""
-        seconds = self._last - self._first
-        return (self.tokens - 1) / seconds if self.tokens > 1 and seconds > 0 else 0.0
-
     def _prefill(self) -> Tensor | None:
         """The logits after the prompt, None when cancelled on the way."""
         prompt = self._request.prompt
@@ -174,16 +163,11 @@ class Reply:
         if self._request.cancelled():
             self.finish_reason = "cancelled"
             return None
-        pruning = self.counters.around(self._request.pruning())
-        logits = self._generator.forward(tokens, pruning)
-        self.counters.step(len(tokens))
-        return logits
+        return self._generator.forward(tokens, self._request.pruning(), self.meter.counters)
 
     def _take(self, token: int) -> str | None:
         """Add a drawn token to the reply; its text, or None for the end token."""
-        self._last = time.monotonic()
-        if not self.tokens:
-            self._first = self._last
+        self.meter.token()
         if token in self._generator.stop_ids:
             self.finish_reason = "stop"
             return None

@@ -7,6 +7,7 @@ a frozen dataclass; on the wire it carries its class name as ``type``. This file
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.errors import ProtocolError
@@ -43,7 +44,8 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Load:
-    """Load the checkpoint in folder ``model``. ``context`` in tokens, None: the model's own."""
+    """Load the checkpoint in folder ``model``. ``context`` in tokens, None: 8192, or the model's
+    own limit where that is shorter."""
 
     model: str
     device: str = "auto"
@@ -258,14 +260,36 @@ def _decode(line: str, known: dict[str, type]) -> Any:
 
 
 def from_dict(cls: type[T], raw: dict[str, Any]) -> T:
-    """Build a dataclass, its nested dataclasses and tuples from plain JSON values."""
+    """Build a dataclass, its nested dataclasses and tuples from plain JSON values.
+
+    Raises TypeError for a value of another type than the field's, or for unknown and missing keys.
+    """
     hints = get_type_hints(cls)
+    if unknown := raw.keys() - hints.keys():
+        raise TypeError(f"unknown {', '.join(sorted(unknown))}")
     return cls(**{key: _convert(hints[key], value) for key, value in raw.items()})
 
 
 def _convert(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value)
-    if get_origin(hint) is tuple:
-        return tuple(_convert(get_args(hint)[0], item) for item in value)
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f"{value!r} is not a list")
+        return tuple(_convert(options[0], item) for item in value)
+    if origin is UnionType:  # only ever with None
+        return None if value is None else _convert(options[0], value)
+    if origin is Literal:
+        if value not in options:
+            raise TypeError(f"{value!r} is none of {options}")
+        return value
+    return _scalar(hint, value)
+
+
+def _scalar(hint: type, value: Any) -> Any:
+    if hint is float and type(value) is int:
+        return float(value)  # JSON knows one kind of number
+    if type(value) is not hint:
+        raise TypeError(f"{value!r} is not of type {hint.__name__}")
     return value

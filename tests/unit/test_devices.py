@@ -115,8 +115,8 @@ def test_an_unknown_device_is_refused_with_the_known_ones(
 
 def test_what_does_not_fit_is_refused_with_numbers_and_advice() -> None:
     device = Device("Card", "cuda", "cuda:0", 24 * GIB, 10 * GIB)
-    devices.check_fits(device, 10 * GIB, "unused")
+    devices.check_fits(device, 10 * GIB, str)
     with pytest.raises(DoesNotFitError, match=r"11\.00 GiB.*10\.00 GiB free; take less"):
-        devices.check_fits(device, 11 * GIB, "take less")
+        devices.check_fits(device, 11 * GIB, lambda: "take less")
     unknown = Device("Box", "cpu", "cpu", 0, 0, "memory unknown")
-    devices.check_fits(unknown, 11 * GIB, "unused")
+    devices.check_fits(unknown, 11 * GIB, str)

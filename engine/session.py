@@ -1,0 +1,208 @@
+"""A loaded model, ready to answer: what the worker and the `run` command share."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine import budget as budgets
+from engine import devices
+from engine.chat import prompt_ids
+from engine.checkpoint import LoadListener, load_model
+from engine.config import ModelConfig
+from engine.errors import DoesNotFitError
+from engine.generation import Generator, Reply, Request
+from engine.integrity import ensure_verified
+from engine.manifest import Manifest, is_compressed, open_manifest
+from engine.protocol import Device, Finished, Loaded, Memory, Message, Meters, PruningMode
+from engine.protocol import Generate as Question
+from engine.pruning import NO_PRUNING, OdpPruning, Pruning
+from engine.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What a folder says of itself before its weights are read; no manifest: an original."""
+
+    folder: Path
+    config: ModelConfig
+    manifest: Manifest | None
+
+    @classmethod
+    def open(cls, folder: Path) -> "_Checkpoint":
+        manifest = open_manifest(folder) if is_compressed(folder) else None
+        return cls(folder, ModelConfig.from_folder(folder), manifest)
+
+    @property
+    def nominal_bits(self) -> float | None:
+        return None if self.manifest is None else self.manifest.nominal_bits
+
+    @property
+    def name(self) -> str:
+        return self.folder.name if self.manifest is None else self.manifest.name
+
+    def budget(self, context: int, kind: budgets.DeviceKind) -> budgets.Budget:
+        if self.manifest is None:
+            return budgets.original_budget(self.config, context, kind)
+        widths = [layer.expert_bits for layer in self.manifest.layers]
+        group_size = self.manifest.recipe.group_size
+        return budgets.compressed_budget(self.config, widths, group_size, context, kind)
+
+    def advice(self, context: int, kind: budgets.DeviceKind, free_bytes: int) -> str:
+        """What to do when this does not fit: the next smaller choice that does."""
+        group_size = self.manifest.recipe.group_size if self.manifest else budgets.GROUP_SIZE
+        below = self.nominal_bits or math.inf
+        bits = budgets.largest_that_fits(self.config, group_size, context, kind, free_bytes, below)
+        if bits is None:
+            return "shorten the context, close other programs or use another device"
+        return f"the next smaller choice, {bits} bits, fits; or shorten the context"
+
+
+class Session:
+    """One model, one conversation at a time."""
+
+    def __init__(
+        self, checkpoint: _Checkpoint, device: Device, generator: Generator, workspace: int
+    ) -> None:
+        """Use `Session.load`. ``workspace`` is what was reserved for activations, in bytes."""
+        self._checkpoint = checkpoint
+        self._device = device
+        self._generator = generator
+        self._workspace = workspace
+        self._weights = generator.model.memory_bytes()
+        self._odp = _odp(checkpoint.manifest)
+
+    @classmethod
+    def load(
+        cls, folder: Path, device_name: str, context: int | None, listener: LoadListener
+    ) -> "Session":
+        """Check, verify and load the checkpoint in ``folder``; ``listener`` hears how far it is.
+
+        Raises CheckpointError or SourceError for a bad folder, UsageError for an impossible device
+        or context, DoesNotFitError, before anything is allocated where that can be told.
+        """
+        checkpoint = _Checkpoint.open(folder)
+        device = devices.choose(device_name)
+        tokens = budgets.choose_context(checkpoint.config, context)
+        need = checkpoint.budget(tokens, device.kind)
+
+        def advice() -> str:
+            return checkpoint.advice(tokens, device.kind, device.free_bytes)
+
+        devices.check_fits(device, need.total, advice)
+        tokenizer = Tokenizer.from_folder(folder)
+        if checkpoint.manifest is not None:
+            ensure_verified(
+                folder, checkpoint.manifest, lambda name: listener(0.0, f"verifying {name}")
+            )
+        with _memory_errors(device, advice):
+            model = load_model(folder, device.id, listener)
+            generator = Generator(model, tokenizer, tokens)
+            return cls(checkpoint, device, generator, need.workspace)
+
+    def loaded(self) -> Loaded:
+        """The facts of the model for the screen."""
+        manifest, total = self._checkpoint.manifest, self._checkpoint.config.total_weights
+        held_bits = 8 * self._weights / total
+        return Loaded(
+            name=self._checkpoint.name,
+            device=self._device.id,
+            context=self._generator.cache.capacity,
+            total_params=total,
+            nominal_bits=self._checkpoint.nominal_bits,
+            bits_per_weight=manifest.sizes.bits_per_weight if manifest else held_bits,
+            memory=self.memory(),
+        )
+
+    def memory(self) -> Memory:
+        """What is held, and what the device has left now."""
+        now = devices.refresh(self._device)
+        return Memory(
+            weights=self._weights,
+            kv_cache=self._generator.cache.memory_bytes(),
+            workspace=self._workspace,
+            free=now.free_bytes,
+            total=now.total_bytes,
+        )
+
+    def start(
+        self,
+        question: Question,
+        pruning: Callable[[], PruningMode],
+        cancelled: Callable[[], bool],
+    ) -> Reply:
+        """Begin to answer; iterate over the reply for its text.
+
+        ``pruning`` and ``cancelled`` are asked before every forward pass. Raises ContextFullError
+        and UsageError.
+        """
+        return self._generator.start(
+            Request(
+                prompt=self.prompt(question.messages),
+                sampling=question.sampling,
+                max_tokens=question.max_tokens,
+                stop=question.stop,
+                pruning=lambda: self._pruning(pruning()),
+                cancelled=cancelled,
+            )
+        )
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids that ask for the next reply."""
+        return prompt_ids(self._generator.tokenizer, messages)
+
+    def run(self, reply: Reply) -> Iterator[str]:
+        """The text of a reply, piece by piece. Raises DoesNotFitError when memory runs out."""
+        with _memory_errors(self._device, self._advice):
+            yield from reply
+
+    def meters(self, reply: Reply) -> Meters:
+        """The gauges of a reply, running or ended."""
+        return reply.meter.read(reply.context_used, self._generator.cache.capacity, self.memory())
+
+    def finished(self, id: int, text: str, reply: Reply) -> Finished:
+        """The last word on a reply that has ended."""
+        assert reply.finish_reason is not None
+        return Finished(
+            id=id,
+            text=text,
+            tokens=reply.tokens,
+            prompt_tokens=reply.prompt_tokens,
+            tokens_per_second=reply.meter.tokens_per_second,
+            finish_reason=reply.finish_reason,
+            meters=self.meters(reply),
+        )
+
+    def _advice(self) -> str:
+        """What would fit if this model were not there."""
+        held = self._weights + self._generator.cache.memory_bytes()
+        free = devices.refresh(self._device).free_bytes + held
+        return self._checkpoint.advice(self._generator.cache.capacity, self._device.kind, free)
+
+    def _pruning(self, mode: PruningMode) -> Pruning:
+        return NO_PRUNING if mode == "off" else self._odp
+
+
+def _odp(manifest: Manifest | None) -> Pruning:
+    """ODP with the checkpoint's learned thresholds; an original has none and prunes nothing."""
+    return NO_PRUNING if manifest is None else OdpPruning.from_records(manifest.layers)
+
+
+@contextmanager
+def _memory_errors(device: Device, advice: Callable[[], str]) -> Iterator[None]:
+    """Say in one line what to do when the device's memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise DoesNotFitError(f"{device.name} ran out of memory; {advice()}") from None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has a class of its own for a GPU's memory, but only a text for a CPU's."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,242 @@
+"""The engine as a process of its own: `python -m engine.worker` speaks `engine.protocol`.
+
+Requests come as lines on standard input, events go as lines to standard output, everything else
+(logs, stray prints) to standard error. A thread reads, so that Cancel and SetPruning act while the
+main thread computes. When standard input closes, whoever started the process is gone, and the
+process ends too.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from engine import devices, protocol
+from engine.errors import McChatError, ProtocolError, UsageError, WorkerError
+from engine.protocol import (
+    Cancel,
+    Detect,
+    Devices,
+    Event,
+    Failed,
+    Generate,
+    Load,
+    LoadProgress,
+    MetersUpdate,
+    PruningMode,
+    Ready,
+    SetPruning,
+    Shutdown,
+    Token,
+    Unload,
+    Unloaded,
+)
+from engine.protocol import Request as ProtocolRequest
+from engine.session import Session
+
+_METER_SECONDS = 0.25
+"""Least time between two updates of the gauges."""
+
+_GRACE_SECONDS = 2.0
+"""How long a computation may go on after the end of the input, before the process just ends."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Wish:
+    """What is wanted of one reply, now."""
+
+    pruning: PruningMode
+    cancelled: bool = False
+
+
+class Wishes:
+    """What the reading thread tells the computing one about replies that are not over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._replies: dict[int, _Wish] = {}
+        self._ended = False
+
+    def expect(self, reply: int, pruning: PruningMode) -> None:
+        """A reply was asked for."""
+        with self._lock:
+            self._replies[reply] = _Wish(pruning)
+
+    def cancel(self, reply: int) -> None:
+        """Stop a reply, running or waiting; one that is over already needs no stopping."""
+        with self._lock:
+            if reply in self._replies:
+                self._replies[reply].cancelled = True
+
+    def prune(self, mode: PruningMode) -> None:
+        """Change the mode of every reply that is not over."""
+        with self._lock:
+            for wish in self._replies.values():
+                wish.pruning = mode
+
+    def end(self) -> None:
+        """Stop everything."""
+        self._ended = True
+
+    def pruning(self, reply: int) -> PruningMode:
+        """The mode for the next forward pass of the reply."""
+        with self._lock:
+            return self._replies[reply].pruning
+
+    def is_cancelled(self, reply: int) -> bool:
+        """Whether the reply shall stop."""
+        with self._lock:
+            return self._ended or self._replies[reply].cancelled
+
+    def forget(self, reply: int) -> None:
+        """The reply is over."""
+        with self._lock:
+            self._replies.pop(reply, None)
+
+
+class Worker:
+    """Handles requests one after another, and never ends because of one."""
+
+    def __init__(self, lines: Iterable[str], out: TextIO) -> None:
+        """``lines`` are requests, ``out`` takes events."""
+        self._lines = lines
+        self._out = out
+        self._out_lock = threading.Lock()
+        self._requests: queue.SimpleQueue[ProtocolRequest] = queue.SimpleQueue()
+        self._wishes = Wishes()
+        self._session: Session | None = None
+
+    def run(self) -> None:
+        """Serve until Shutdown or the end of the input."""
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+        self._emit(Ready())
+        while not isinstance(request := self._requests.get(), Shutdown):
+            self._serve(request)
+
+    def _read(self) -> None:
+        """The reading thread: at once what concerns a running reply, the rest in order."""
+        try:
+            for line in self._lines:
+                if line.strip() and isinstance(self._sort(line), Shutdown):
+                    break
+        finally:
+            self._wishes.end()
+            self._requests.put(Shutdown())
+
+    def _sort(self, line: str) -> ProtocolRequest | None:
+        """Act on a line or queue it; returns its request, None for one that is none."""
+        try:
+            request = protocol.decode_request(line)
+        except ProtocolError as error:
+            self._fail(error, None)
+            return None
+        match request:
+            case Cancel(id=reply):
+                self._wishes.cancel(reply)
+            case SetPruning(mode=mode):
+                self._wishes.prune(mode)
+            case Generate():
+                self._wishes.expect(request.id, request.pruning)
+                self._requests.put(request)
+            case Load() | Detect() | Unload():
+                self._requests.put(request)
+        return request
+
+    def _serve(self, request: ProtocolRequest) -> None:
+        reply = request.id if isinstance(request, Generate) else None
+        try:
+            self._handle(request)
+        except McChatError as error:
+            self._fail(error, reply)
+        except Exception as error:
+            _log.exception("a request failed")
+            where = "the engine's log has the details"
+            self._fail(WorkerError(f"{type(error).__name__}: {error}; {where}"), reply)
+        finally:
+            if reply is not None:
+                self._wishes.forget(reply)
+
+    def _handle(self, request: ProtocolRequest) -> None:
+        match request:
+            case Detect():
+                self._emit(Devices(devices.detect()))
+            case Load():
+                self._load(request)
+            case Generate():
+                self._generate(request)
+            case Unload():
+                self._unload()
+                self._emit(Unloaded())
+
+    def _load(self, request: Load) -> None:
+        self._unload()
+        self._session = Session.load(
+            Path(request.model),
+            request.device,
+            request.context,
+            lambda fraction, stage: self._emit(LoadProgress(fraction, stage)),
+        )
+        self._emit(self._session.loaded())
+
+    def _unload(self) -> None:
+        self._session = None
+        devices.release_memory()
+
+    def _generate(self, request: Generate) -> None:
+        if self._session is None:
+            raise UsageError("no model is loaded; load one first")
+        session, id, wishes = self._session, request.id, self._wishes
+        reply = session.start(request, lambda: wishes.pruning(id), lambda: wishes.is_cancelled(id))
+        text, due = "", 0.0
+        for piece in session.run(reply):
+            if piece:
+                text += piece
+                self._emit(Token(id, piece))
+            if (now := time.monotonic()) >= due:
+                due = now + _METER_SECONDS
+                self._emit(MetersUpdate(id, session.meters(reply)))
+        finished = session.finished(id, text, reply)
+        self._emit(MetersUpdate(id, finished.meters))
+        self._emit(finished)
+
+    def _fail(self, error: McChatError, reply: int | None) -> None:
+        self._emit(Failed(type(error).__name__, " ".join(str(error).split()), reply))
+
+    def _emit(self, event: Event) -> None:
+        with self._out_lock:
+            self._out.write(protocol.encode(event) + "\n")
+            self._out.flush()
+
+
+def main() -> None:
+    """Serve standard input and output."""
+    # Ctrl+C in the terminal reaches every process there; only the screen may act on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever else prints must not end up between the events
+    sys.stdout = sys.stderr
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+        Worker(_input_lines(), out).run()
+    os._exit(0)  # nothing is left to be saved, and the reading thread may be blocked
+
+
+def _input_lines() -> Iterator[str]:
+    """Lines of standard input; soon after their end the process ends, whatever it does."""
+    yield from io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
+    threading.Timer(_GRACE_SECONDS, os._exit, args=(0,)).start()
+
+
+if __name__ == "__main__":
+    main()
