@@ -193,7 +193,7 @@ _POOL: Final = 128
 def packed(tokenizer: Any, split: Split, seed: int, length: int) -> Iterator[npt.NDArray[np.int64]]:
     """The endless stream behind `windows`: arrays [length], int64."""
     rng = random.Random(f"pack/{split}/{seed}")
-    source = documents(split, seed, room=min(700, int(length * 0.85)))
+    source = documents(split, seed, room=int(length * 0.9))
     pool: list[list[int]] = []
     while True:
         while len(pool) < _POOL:

@@ -87,7 +87,7 @@ class Attention(nn.Module):
         weight = torch.cat((self.q_proj, self.k_proj, self.v_proj)).to(x.dtype)
         heads = F.linear(x, weight).view(batch, length, -1, config.head_dim).transpose(1, 2)
         n_q, n_kv = config.num_heads, config.num_kv_heads
-        q, k, v = heads.split((n_q, n_kv, n_kv), dim=1)
+        q, k, v = torch.split(heads, [n_q, n_kv, n_kv], dim=1)
         repeat = n_q // n_kv
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
@@ -132,7 +132,7 @@ class Experts(nn.Module):
         gate_up = torch.cat((self.w1, self.w3), dim=1).to(x.dtype)
         down = self.w2.to(x.dtype)
         outputs = []
-        for expert, part in enumerate(x[rows].split(counts.tolist())):
+        for expert, part in enumerate(torch.split(x[rows], counts.tolist())):
             gate, up = F.linear(part, gate_up[expert]).chunk(2, dim=-1)
             outputs.append(F.linear(F.silu(gate) * up, down[expert]))
         scaled = torch.cat(outputs) * weights.flatten()[order, None].to(x.dtype)

@@ -2,7 +2,7 @@
 than AdamW alone. AdamW keeps the embeddings, the head, the routers and the norms."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,15 +14,18 @@ _STEPS: Final = 5
 def orthogonal(matrices: Tensor) -> Tensor:
     """The nearest orthogonal matrices, roughly. matrices: [..., rows, columns], any float dtype."""
     a, b, c = _NEWTON_SCHULZ
-    x = matrices.to(torch.bfloat16)
+    x = matrices.to(torch.bfloat16).reshape(-1, *matrices.shape[-2:])
     tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.mT
+        x = x.mT.contiguous()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, inner, x, beta=a)
+    if tall:
+        x = x.mT
+    return x.to(matrices.dtype).reshape(matrices.shape)
 
 
 class Muon(torch.optim.Optimizer):
@@ -38,8 +41,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Take one step."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step; there is no closure to call."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

@@ -27,7 +27,7 @@ from assets.tokenizer import save_tokenizer, train_tokenizer
 
 TOKENIZER_SEED: Final = 1
 TOKENIZER_CHATS: Final = 10_000
-CURRICULUM: Final = ((0.30, 256), (0.60, 512), (1.0, 1024))
+CURRICULUM: Final = ((0.18, 256), (0.42, 512), (1.0, 1024))
 """(share of the run, window length in tokens): short first, so that copying is found early."""
 BALANCE_WEIGHT: Final = 0.05
 USER_WEIGHT: Final = 0.3
@@ -80,7 +80,8 @@ def export(model: DemoModel, folder: Path) -> None:
 
 def optimizers(model: DemoModel, plan: Plan) -> list[torch.optim.Optimizer]:
     """Muon for attention and experts, AdamW for the rest (or for everything)."""
-    matrices, others = [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for name, parameter in model.named_parameters():
         inner = name.startswith("layers.") and parameter.ndim >= 2 and not name.endswith(".gate")
         (matrices if inner and plan.use_muon else others).append(parameter)
