@@ -90,6 +90,11 @@ def resolve(name: str) -> Path:
     raise CheckpointError(f"there is no model named {name!r}; {_what_exists()}")
 
 
+def display_name(folder: Path) -> str:
+    """What a model is called on the screen and in the history: the opposite of `resolve`."""
+    return folder.name if folder.parent == paths.models_dir() else str(folder)
+
+
 def _checked(folder: Path) -> Path:
     if is_compressed(folder) or (folder / "config.json").is_file():
         return folder.absolute()

@@ -1,0 +1,276 @@
+"""The chat: messages, the prompt, and the gauges beside them."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from app.conversation import Conversation, summary
+from app.engine_client import WorkerDied, WorkerEvent
+from app.history import HistoryError, State
+from app.models import display_name
+from app.screens.chats import ChatsScreen
+from app.services import Services
+from app.widgets.chat_view import ChatView
+from app.widgets.gauge import Readings
+from app.widgets.gauges import Gauges, NewReadings
+from app.widgets.header import HeaderLine
+from app.widgets.messages import ModelMessage
+from app.widgets.prompt import Prompt
+from engine import protocol
+from engine.protocol import PruningMode
+
+SAVE_SECONDS = 0.25
+
+
+class ChatScreen(Screen[None]):
+    """One model and one chat with it at a time."""
+
+    CSS_PATH = "chat.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop", key_display="Esc"),
+        Binding("f2", "pruning", "Pruning", key_display="F2"),
+        Binding("f3", "gauges", "Gauges", key_display="F3"),
+        Binding("ctrl+n", "new_chat", "New"),
+        Binding("ctrl+o", "chats", "Chats"),
+        Binding("ctrl+r", "restart", "Restart engine", show=False),
+        Binding("pageup", "page(-1)", "Scroll up", show=False, priority=True),
+        Binding("pagedown", "page(1)", "Scroll down", show=False, priority=True),
+    ]
+
+    def __init__(self, model: Path, services: Services) -> None:
+        super().__init__()
+        self._model = model
+        self._model_name = display_name(model)
+        self._services = services
+        self._mode: PruningMode = services.settings.pruning
+        self._readings = Readings(pruning=self._mode)
+        self._reply_ids = itertools.count(1)
+        self._reply_view: ModelMessage | None = None
+        last = services.history.last_chat(self._model_name)
+        self._conversation = self._open(last.id if last else None)
+
+    def compose(self) -> ComposeResult:
+        """The gauges are docked beside or above the messages by the style sheet."""
+        yield HeaderLine()
+        with Container(id="body"):
+            yield Gauges()
+            yield ChatView()
+            yield Prompt()
+        yield Footer(show_command_palette=False, compact=True)
+
+    async def on_mount(self) -> None:
+        """Show the last chat at once; the model loads meanwhile."""
+        self._services.events.subscribe(self, self._hear)
+        self.set_interval(SAVE_SECONDS, self._save)
+        self.query_one(HeaderLine).about = self._model_name
+        self._load()
+        self.query_one(Prompt).focus()
+        await self._show_conversation()
+
+    async def on_unmount(self) -> None:
+        """A reply that is being written ends with the program, and is kept."""
+        if self._conversation.reply:
+            self._conversation.end("stopped")
+
+    # --- what the user does -------------------------------------------------------------------
+
+    async def on_prompt_sent(self, event: Prompt.Sent) -> None:
+        """Save the message, show it, and ask the engine."""
+        if self._conversation.reply:
+            self.notify("A reply is being written; Esc stops it.")
+            return
+        if self.query_one(HeaderLine).state == "down":
+            self.notify("The engine is not running; Ctrl+R restarts it.", severity="warning")
+            return
+        try:
+            reply = self._conversation.say(event.text, next(self._reply_ids))
+        except HistoryError as error:
+            self.notify(str(error), title="Not sent", severity="error", markup=False)
+            return
+        self.query_one(Prompt).clear()
+        await self.query_one(ChatView).drop_notices()
+        self._reply_view = await self.query_one(ChatView).begin(event.text)
+        settings = self._services.settings
+        self._services.engine.send(
+            protocol.Generate(
+                reply.id,
+                self._conversation.prompt(),
+                settings.sampling,
+                settings.max_tokens,
+                pruning=self._mode,
+            )
+        )
+        self._show_readings(self._readings.at_start_of_reply())
+        if self.query_one(HeaderLine).state == "ready":
+            self.query_one(HeaderLine).show("writing")
+
+    def action_stop(self) -> None:
+        """Stop the reply; the engine answers with what it wrote."""
+        if self._conversation.reply and self._services.engine.running:
+            self._services.engine.send(protocol.Cancel(self._conversation.reply.id))
+            self.query_one(HeaderLine).show("stopping")
+
+    def action_pruning(self) -> None:
+        """Switch ODP, also in the middle of a reply."""
+        self._mode = "off" if self._mode == "odp" else "odp"
+        if self._services.engine.running:
+            self._services.engine.send(protocol.SetPruning(self._mode))
+        self._show_readings(replace(self._readings, pruning=self._mode))
+
+    def action_gauges(self) -> None:
+        """Show or hide the gauges."""
+        self.query_one(Gauges).toggle_class("-hidden")
+
+    def action_page(self, pages: int) -> None:
+        """Scroll the messages while the prompt keeps the focus."""
+        view = self.query_one(ChatView)
+        view.scroll_page_up() if pages < 0 else view.scroll_page_down()
+
+    async def action_new_chat(self) -> None:
+        """Leave this chat in the history and begin another."""
+        await self._switch(None)
+
+    @work
+    async def action_chats(self) -> None:
+        """Open an earlier chat."""
+        chat = await self.app.push_screen_wait(ChatsScreen(self._services.history.chats()))
+        if chat is not None:
+            await self._switch(chat)
+
+    async def action_restart(self) -> None:
+        """Start the engine's process anew and load the model again."""
+        await self._end_reply("stopped")
+        await self.query_one(ChatView).drop_notices()
+        self.query_one(HeaderLine).show("starting")
+        await self._services.engine.restart()
+        self._load()
+
+    # --- what the engine tells ----------------------------------------------------------------
+
+    async def _hear(self, event: WorkerEvent) -> None:
+        match event:
+            case protocol.LoadProgress():
+                percent = f"{event.stage} {event.fraction:.0%}"
+                self.query_one(HeaderLine).show("loading", percent)
+            case protocol.Loaded():
+                self._hear_loaded(event)
+            case protocol.Token() if self._is_current(event.id):
+                assert self._reply_view is not None
+                self._reply_view.write(self._conversation.add(event.text))
+            case protocol.MetersUpdate() if self._is_current(event.id):
+                self._show_readings(self._readings.with_meters(event.meters))
+            case protocol.Finished() if self._is_current(event.id):
+                await self._hear_finished(event)
+            case protocol.Failed():
+                await self._hear_failed(event)
+            case WorkerDied():
+                await self._hear_death(event)
+
+    def _hear_loaded(self, loaded: protocol.Loaded) -> None:
+        header = self.query_one(HeaderLine)
+        bits = "16 bits" if loaded.nominal_bits is None else f"{loaded.nominal_bits:.2f} bits"
+        header.about = f"{self._model_name} · {bits} · {loaded.device}"
+        header.show("writing" if self._conversation.reply else "ready")
+        self._show_readings(
+            replace(
+                self._readings,
+                memory=loaded.memory,
+                total_params=loaded.total_params,
+                context=loaded.context,
+            )
+        )
+
+    async def _hear_finished(self, finished: protocol.Finished) -> None:
+        self._show_readings(self._readings.with_meters(finished.meters))
+        state: State = "stopped" if finished.finish_reason == "cancelled" else "done"
+        await self._end_reply(state, summary(finished))
+        self.query_one(HeaderLine).show("ready")
+        if finished.finish_reason == "context":
+            await self._tell_context_full("The context is full: this chat cannot grow further.")
+
+    async def _hear_failed(self, failed: protocol.Failed) -> None:
+        if failed.id is None:
+            self.query_one(HeaderLine).show("down", "not loaded")
+            await self._end_reply("failed")
+            await self._tell(failed.message, "Try again (Ctrl+R)", "screen.restart")
+        elif self._is_current(failed.id):
+            await self._end_reply("failed")
+            self.query_one(HeaderLine).show("ready")
+            if failed.kind == "ContextFullError":
+                await self._tell_context_full(failed.message)
+            else:
+                await self._tell(failed.message)
+
+    async def _hear_death(self, died: WorkerDied) -> None:
+        self.query_one(HeaderLine).show("down", "engine stopped")
+        self._show_readings(Readings(pruning=self._mode))
+        await self._end_reply("failed")
+        await self._tell(
+            f"The engine has stopped ({died.reason}). The chat is safe.",
+            "Restart engine (Ctrl+R)",
+            "screen.restart",
+        )
+
+    # --- the rest -----------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        settings = self._services.settings
+        load = protocol.Load(str(self._model), settings.device, settings.context)
+        self._services.engine.send(load)
+
+    def _open(self, chat: int | None) -> Conversation:
+        services = self._services
+        return Conversation(services.history, self._model_name, services.settings.system, chat)
+
+    async def _switch(self, chat: int | None) -> None:
+        self.action_stop()
+        await self._end_reply("stopped")
+        self._conversation = self._open(chat)
+        await self._show_conversation()
+        self.query_one(Prompt).focus()
+
+    async def _show_conversation(self) -> None:
+        welcome = f"{self._model_name} runs on this machine. Nothing you write leaves it."
+        await self.query_one(ChatView).show(self._conversation.records, welcome)
+
+    async def _end_reply(self, state: State, figures: str = "") -> None:
+        if self._conversation.reply is None:
+            return
+        assert self._reply_view is not None
+        try:
+            record = self._conversation.end(state, figures)
+        except HistoryError as error:
+            record = self._conversation.records[-1]
+            self._warn_unsaved(error)
+        await self._reply_view.finish(record)
+        self._reply_view = None
+
+    def _save(self) -> None:
+        try:
+            self._conversation.save()
+        except HistoryError as error:
+            self._warn_unsaved(error)
+
+    def _warn_unsaved(self, error: HistoryError) -> None:
+        self.notify(str(error), title="Not saved", severity="error", markup=False)
+
+    def _is_current(self, reply: int) -> bool:
+        return self._conversation.reply is not None and self._conversation.reply.id == reply
+
+    def _show_readings(self, readings: Readings) -> None:
+        self._readings = readings
+        self.query_one(Gauges).post_message(NewReadings(readings))
+
+    async def _tell(self, text: str, label: str = "", action: str = "") -> None:
+        await self.query_one(ChatView).notice(text, label, action)
+
+    async def _tell_context_full(self, message: str) -> None:
+        await self._tell(message, "New chat (Ctrl+N)", "screen.new_chat")

@@ -1,0 +1,134 @@
+"""A compression while it runs."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Footer, Log, Static
+
+from app.compress_client import CompressClient, Job
+from app.render import safe_text
+from app.services import Services
+from app.units import clock
+from app.widgets.header import HeaderLine
+from app.widgets.job_view import JobView
+from compress.progress import Done, JobEvent, JobFailed, Progress
+
+KEPT = "Esc stops; what is done is kept, and the next start goes on from there."
+STOPPING = "Stopping at the next whole step…"
+
+
+class JobTold(Message, bubble=False):
+    """The job said something."""
+
+    def __init__(self, event: JobEvent) -> None:
+        super().__init__()
+        self.event = event
+
+
+class CompressScreen(Screen[Path | None]):
+    """Runs one job; ends with the folder of the model, or None when it was stopped."""
+
+    CSS_PATH = "wizard.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop", key_display="Esc"),
+        Binding("r", "retry", "Try again"),
+    ]
+
+    def __init__(self, job: Job, title: str, services: Services) -> None:
+        super().__init__()
+        self._job = job
+        self._heading = f"Compressing {title} to {job.bits:g} bits"
+        self._services = services
+        self._client: CompressClient | None = None
+        self._failed = False
+        self._told_at = 0.0
+
+    def compose(self) -> ComposeResult:
+        """The state above, what happened below."""
+        yield HeaderLine()
+        with Vertical(id="job") as box:
+            box.border_title = self._heading
+            yield JobView()
+            yield Log(id="log", max_lines=200)
+            yield Static(KEPT, id="ending", markup=False)
+        yield Footer(show_command_palette=False, compact=True)
+
+    async def on_mount(self) -> None:
+        """Begin."""
+        self.query_one(HeaderLine).about = "set up"
+        self.query_one(Log).can_focus = False
+        self.set_interval(0.5, self._tick)
+        await self._start()
+
+    async def on_unmount(self) -> None:
+        """No job outlives its screen."""
+        if self._client:
+            await self._client.stop()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Trying again makes sense after a failure only."""
+        return self._failed if action == "retry" else True
+
+    def action_stop(self) -> None:
+        """Stop a running job; leave a failed one."""
+        if self._failed:
+            self.dismiss(None)
+        elif self._client:
+            self._end_line(STOPPING)
+            self._client.cancel()
+
+    async def action_retry(self) -> None:
+        """Run the job again; it goes on from what is done."""
+        await self._start()
+
+    async def _start(self) -> None:
+        self._set_failed(False)
+        self._end_line(KEPT)
+        self.query_one(HeaderLine).show("writing", "compressing")
+        self._client = CompressClient(self._pass_on, self._job, self._services.job_command)
+        await self._client.start()
+
+    def _pass_on(self, event: JobEvent) -> None:
+        self.post_message(JobTold(event))
+
+    def on_job_told(self, message: JobTold) -> None:
+        """Show progress; end with the job."""
+        match message.event:
+            case Progress() as progress:
+                self._show(progress)
+            case Done(folder):
+                self.dismiss(Path(folder))
+            case JobFailed("Interrupted", _):
+                self.dismiss(None)
+            case JobFailed(_, reason):
+                self._set_failed(True)
+                self.query_one(HeaderLine).show("down", "failed")
+                self._end_line(f"✕ {reason}", error=True)
+
+    def _show(self, progress: Progress) -> None:
+        view = self.query_one(JobView)
+        if view.progress is None or view.progress.message != progress.message:
+            line = f"{clock(progress.elapsed_seconds)}  {safe_text(progress.message)}"
+            self.query_one(Log).write_line(line)
+        self._told_at = self._services.clock()
+        view.since = 0.0
+        view.progress = progress
+
+    def _tick(self) -> None:
+        view = self.query_one(JobView)
+        if view.progress is not None and not self._failed:
+            view.since = self._services.clock() - self._told_at
+
+    def _set_failed(self, failed: bool) -> None:
+        self._failed = failed
+        self.refresh_bindings()
+
+    def _end_line(self, text: str, error: bool = False) -> None:
+        ending = self.query_one("#ending", Static)
+        ending.update(safe_text(text))
+        ending.set_class(error, "-error")

@@ -1,0 +1,50 @@
+"""What the wizard offers to compress, and its shape. Free of torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import models, paths
+from assets import DEMO_DIR
+from engine.config import MIXTRAL_8X7B, ModelConfig
+from engine.errors import SourceError
+
+
+@dataclass(frozen=True)
+class SourceChoice:
+    """A source as a person sees it. ``source`` is what a job is given, None: a folder is needed
+    first; ``name`` is what the compressed model will be called, its bits aside."""
+
+    title: str
+    name: str
+    config: ModelConfig
+    source: str | None
+
+    def folder(self, bits: float) -> Path:
+        """Where the compressed model goes: the demo has one build, others one per width."""
+        if self.source == models.DEMO:
+            return models.demo_folder()
+        return paths.models_dir() / f"{self.name}-{bits:g}bit"
+
+
+def demo() -> SourceChoice:
+    """The model that ships with mc-chat. Raises SourceError when its files are missing."""
+    config = ModelConfig.from_folder(DEMO_DIR)
+    return SourceChoice("the demo model", models.DEMO, config, models.DEMO)
+
+
+def mixtral() -> SourceChoice:
+    """Mixtral 8x7B, of which only the shape is built in."""
+    return SourceChoice("Mixtral 8x7B Instruct", "mixtral-8x7b", MIXTRAL_8X7B, None)
+
+
+def local(text: str) -> SourceChoice:
+    """An original checkpoint in a folder that the user named. Raises SourceError."""
+    folder = Path(text.strip()).expanduser()
+    if not folder.is_dir():
+        raise SourceError(f"there is no folder {folder}")
+    if not any(folder.glob("*.safetensors")):
+        raise SourceError(
+            f"{folder} holds no *.safetensors file: the original's weights are needed"
+        )
+    config = ModelConfig.from_folder(folder)
+    return SourceChoice(folder.name, folder.name, config, str(folder.absolute()))

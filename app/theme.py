@@ -1,0 +1,40 @@
+"""The colours of mc-chat: a dark slate, one calm green for what is alive, amber for attention."""
+
+from textual.theme import Theme
+
+MC_THEME = Theme(
+    name="mc-chat",
+    primary="#7fc8b4",
+    secondary="#8fb3e0",
+    accent="#e6bd73",
+    success="#8fd08a",
+    warning="#e6bd73",
+    error="#ec8181",
+    foreground="#dde3ea",
+    background="#11151a",
+    surface="#171c23",
+    panel="#222a33",
+    dark=True,
+    text_alpha=1.0,
+    variables={
+        "block-cursor-background": "#2d4a48",
+        "block-cursor-foreground": "#f2f7f6",
+        "block-cursor-text-style": "bold",
+        "border": "#7fc8b4",
+        "border-blurred": "#37424e",
+        "footer-background": "#171c23",
+        "footer-key-foreground": "#7fc8b4",
+        "footer-description-foreground": "#a7b2be",
+        "input-cursor-background": "#dde3ea",
+        "input-cursor-foreground": "#11151a",
+        "input-selection-background": "#7fc8b4 35%",
+        "scrollbar": "#2d3742",
+        "scrollbar-hover": "#43515f",
+        "scrollbar-active": "#7fc8b4",
+        "scrollbar-background": "#11151a",
+        "scrollbar-background-hover": "#11151a",
+        "scrollbar-background-active": "#11151a",
+        "scrollbar-corner-color": "#11151a",
+        "quiet": "#93a0ad",
+    },
+)

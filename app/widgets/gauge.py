@@ -1,0 +1,80 @@
+"""What a gauge is: a few lines of text drawn from the last readings."""
+
+from dataclasses import dataclass, replace
+
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from app.widgets.bars import spread
+from engine.protocol import Memory, Meters, PruningMode
+
+SPARKLINE_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Everything the gauges show, as the engine told it; None and 0: not told yet.
+
+    ``recent`` holds the last values of ``prune_ratio_now`` of this reply, the newest last;
+    ``total_params`` counts the whole model's parameters; ``context`` is in tokens.
+    """
+
+    memory: Memory | None = None
+    meters: Meters | None = None
+    recent: tuple[float, ...] = ()
+    total_params: int = 0
+    context: int = 0
+    pruning: PruningMode = "odp"
+
+    def with_meters(self, meters: Meters) -> "Readings":
+        """The readings after a MetersUpdate or at the end of a reply."""
+        recent = (*self.recent, meters.prune_ratio_now)[-SPARKLINE_LENGTH:]
+        return replace(self, meters=meters, memory=meters.memory, recent=recent)
+
+    def at_start_of_reply(self) -> "Readings":
+        """The sparkline begins anew with each reply."""
+        return replace(self, recent=())
+
+
+class Gauge(Widget):
+    """Base of the gauges: a title with a value at its right, and lines below."""
+
+    ALLOW_SELECT = False
+    readings: reactive[Readings] = reactive(Readings())
+
+    def render(self) -> Content:
+        """The title line, then the body."""
+        width = self.content_size.width
+        lines = [spread(self.title(), self.value(), width), *self.body(width)]
+        return Content("\n").join(lines)
+
+    def title(self) -> Content:
+        """What is measured."""
+        raise NotImplementedError
+
+    def value(self) -> Content:
+        """The most important figure."""
+        raise NotImplementedError
+
+    def body(self, width: int) -> list[Content]:
+        """The lines below."""
+        raise NotImplementedError
+
+
+def heading(text: str) -> Content:
+    """A gauge's title."""
+    return Content.styled(text, "bold $quiet")
+
+
+def figure(text: str) -> Content:
+    """A gauge's main figure."""
+    return Content.styled(text, "bold $foreground")
+
+
+def detail(text: str) -> Content:
+    """A line that explains a figure."""
+    return Content.styled(text, "$quiet")
+
+
+UNKNOWN = "–"

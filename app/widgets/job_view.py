@@ -1,0 +1,54 @@
+"""Where a compression is: its bar, its stage, its layer and its times."""
+
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from app.units import clock
+from app.widgets.bars import bar, spread
+from compress.progress import STAGES, Progress
+
+
+class JobView(Widget):
+    """Four lines; ``since`` is how many seconds ago ``progress`` was told."""
+
+    DEFAULT_CSS = """
+    JobView { height: 5; }
+    """
+
+    progress: reactive[Progress | None] = reactive(None)
+    since: reactive[float] = reactive(0.0)
+
+    def render(self) -> Content:
+        """The bar first: it is what one looks at."""
+        width = self.content_size.width
+        progress = self.progress
+        if progress is None:
+            return Content("\n").join([bar(0, width, "$primary"), Content("starting…")])
+        percent = f"{progress.fraction:.0%}".rjust(5)
+        layer = f"layer {progress.layer + 1} of {progress.layers}"
+        return Content("\n").join(
+            [
+                Content.assemble(bar(progress.fraction, width - 5, "$primary"), (percent, "bold")),
+                spread(Content(layer), Content.styled(self._times(progress), "$quiet"), width),
+                Content(),
+                _stages(progress),
+            ]
+        )
+
+    def _times(self, progress: Progress) -> str:
+        elapsed = clock(progress.elapsed_seconds + self.since)
+        if progress.eta_seconds is None:
+            return f"{elapsed} so far"
+        return f"{elapsed} so far · about {clock(max(0.0, progress.eta_seconds - self.since))} left"
+
+
+def _stages(progress: Progress) -> Content:
+    """All stages in their order, the present one marked: each layer goes through most of them."""
+    pieces = [
+        Content.styled(f"▸ {stage}  ", "bold $primary")
+        if stage == progress.stage
+        else Content.styled(f"· {stage}  ", "$quiet")
+        for stage in STAGES
+    ]
+    return Content.assemble(*pieces)

@@ -1,0 +1,188 @@
+"""The five gauges: memory, activated parameters, pruning, speed and context."""
+
+from textual.content import Content
+
+from app.units import quantity, share, size
+from app.widgets.bars import bar, sparkline, spread, stacked_bar
+from app.widgets.gauge import UNKNOWN, Gauge, detail, figure, heading
+from engine.protocol import Memory
+
+
+class MemoryGauge(Gauge):
+    """Bytes the engine holds, by part, of its device's memory."""
+
+    def title(self) -> Content:
+        """Fixed."""
+        return heading("MEMORY")
+
+    def value(self) -> Content:
+        """What the engine holds in all."""
+        memory = self.readings.memory
+        return figure(size(_held(memory)) if memory else UNKNOWN)
+
+    def body(self, width: int) -> list[Content]:
+        """The bar and its legend; glyphs differ, so that it reads without colour."""
+        memory = self.readings.memory or Memory()
+        total = memory.total or 1
+        others = max(0, memory.total - memory.free - _held(memory))
+        parts = (
+            ("weights", memory.weights, "█", "$primary"),
+            ("KV cache", memory.kv_cache, "▓", "$accent"),
+            ("workspace", memory.workspace, "▒", "$secondary"),
+            ("other use", others, "░", "$quiet"),
+        )
+        told = self.readings.memory is not None
+        legend = [
+            spread(
+                Content.assemble((glyph, style), " ", detail(name)),
+                Content(size(count) if told else UNKNOWN),
+                width,
+            )
+            for name, count, glyph, style in parts[:3]
+        ]
+        free = size(memory.free) if told else UNKNOWN
+        of_total = f" of {size(memory.total)}" if told else ""
+        return [
+            stacked_bar([(count / total, glyph, style) for _, count, glyph, style in parts], width),
+            *legend,
+            spread(detail("  free"), Content.assemble(free, detail(of_total)), width),
+        ]
+
+
+class ActivatedGauge(Gauge):
+    """Parameters that a token really passes through."""
+
+    def title(self) -> Content:
+        """Fixed."""
+        return heading("ACTIVE PER TOKEN")
+
+    def value(self) -> Content:
+        """The absolute count."""
+        meters = self.readings.meters
+        return figure(quantity(meters.activated_params) if meters else UNKNOWN)
+
+    def body(self, width: int) -> list[Content]:
+        """The share as a bar, and in words."""
+        meters = self.readings.meters
+        fraction = meters.activated_fraction if meters else 0.0
+        total = quantity(self.readings.total_params) if self.readings.total_params else UNKNOWN
+        words = f"{share(fraction)} of {total}" if meters else f"of {total}"
+        read = f"{size(meters.activated_bytes)} read" if meters else ""
+        return [
+            bar(fraction, width, "$primary"),
+            spread(detail(words), detail(read), width),
+        ]
+
+
+class PruningGauge(Gauge):
+    """Expert slots skipped by ODP: now, and over the reply."""
+
+    def title(self) -> Content:
+        """With the mode, which a key changes."""
+        mode = "ODP on" if self.readings.pruning == "odp" else "ODP off"
+        return Content.assemble(heading("PRUNED "), (f" {mode} ", "bold $background on $quiet"))
+
+    def value(self) -> Content:
+        """Over the last few tokens."""
+        meters = self.readings.meters
+        return Content.assemble(
+            figure(share(meters.prune_ratio_now) if meters else UNKNOWN), detail(" now")
+        )
+
+    def body(self, width: int) -> list[Content]:
+        """The reply's course and its mean."""
+        meters = self.readings.meters
+        lines = sparkline(self.readings.recent, width)
+        mean = (
+            f"{share(meters.prune_ratio)} of expert slots, this reply" if meters else "this reply"
+        )
+        return [*(Content.styled(line, "$primary on $surface") for line in lines), detail(mean)]
+
+
+class SpeedGauge(Gauge):
+    """Tokens per second of this reply."""
+
+    def title(self) -> Content:
+        """Fixed."""
+        return heading("SPEED")
+
+    def value(self) -> Content:
+        """The mean over the reply."""
+        meters = self.readings.meters
+        speed = f"{meters.tokens_per_second:.1f}" if meters else UNKNOWN
+        return Content.assemble(figure(speed), detail(" tokens/s"))
+
+    def body(self, width: int) -> list[Content]:
+        """The wait before the first token."""
+        meters = self.readings.meters
+        first = f"{meters.time_to_first_token:.2f} s" if meters else UNKNOWN
+        return [spread(detail("first token after"), Content(first), width)]
+
+
+class ContextGauge(Gauge):
+    """Tokens of the chat in the model's memory, of how many fit."""
+
+    def title(self) -> Content:
+        """Fixed."""
+        return heading("CONTEXT")
+
+    def value(self) -> Content:
+        """N of M."""
+        meters = self.readings.meters
+        used = f"{meters.context_used:,}" if meters else UNKNOWN
+        context = meters.context_size if meters else self.readings.context
+        return Content.assemble(figure(used), detail(f" of {context:,}" if context else ""))
+
+    def body(self, width: int) -> list[Content]:
+        """As a bar, which warns when nine tenths are used."""
+        meters = self.readings.meters
+        used = meters.context_used / meters.context_size if meters and meters.context_size else 0.0
+        return [bar(used, width, "$warning" if used > 0.9 else "$primary")]
+
+
+class GaugeStrip(Gauge):
+    """All of it in two lines, for narrow screens."""
+
+    def title(self) -> Content:
+        """Memory."""
+        memory = self.readings.memory
+        if memory is None:
+            return heading("memory –")
+        free = detail(f"  {size(memory.free)} free")
+        return Content.assemble(heading("memory "), figure(size(_held(memory))), free)
+
+    def value(self) -> Content:
+        """Activated parameters."""
+        meters = self.readings.meters
+        if meters is None:
+            return heading("active –")
+        return Content.assemble(
+            heading("active "),
+            figure(quantity(meters.activated_params)),
+            detail(
+                f"  {share(meters.activated_fraction)} of {quantity(self.readings.total_params)}"
+            ),
+        )
+
+    def body(self, width: int) -> list[Content]:
+        """Pruning, speed and context."""
+        meters = self.readings.meters
+        mode = "ODP on" if self.readings.pruning == "odp" else "ODP off"
+        if meters is None:
+            return [spread(heading(f"{mode}  pruned –"), heading("context –"), width)]
+        left = Content.assemble(
+            heading(f"{mode} "),
+            figure(share(meters.prune_ratio_now)),
+            detail(f"  reply {share(meters.prune_ratio)}"),
+        )
+        middle = Content.assemble(figure(f"{meters.tokens_per_second:.1f}"), detail(" tokens/s"))
+        right = Content.assemble(
+            heading("context "),
+            figure(f"{meters.context_used:,}"),
+            detail(f" of {meters.context_size:,}"),
+        )
+        return [spread(Content.assemble(left, detail("   "), middle), right, width)]
+
+
+def _held(memory: Memory) -> int:
+    return memory.weights + memory.kv_cache + memory.workspace

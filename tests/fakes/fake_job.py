@@ -1,0 +1,111 @@
+"""A scripted compression: speaks `compress.progress`, and stops cleanly when it is asked to.
+
+Arguments as for `compress.job`; `--story` says how it ends: "done" writes a model that can be
+listed, "fail" runs out of disk once and works when tried again, "hold" waits to be stopped.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+from compress import progress
+from compress.progress import Done, JobFailed, Progress
+
+LAYERS = 4
+
+
+def emit(event: progress.JobEvent) -> None:
+    print(progress.encode(event), flush=True)
+
+
+def stop(*_: object) -> None:
+    emit(JobFailed("Interrupted", "stopped after layer 2; run the same command to go on"))
+    sys.exit(130)
+
+
+def steps(until: float) -> None:
+    for layer in range(LAYERS):
+        for index, stage in enumerate(("calibrate", "score", "allocate", "quantize", "write")):
+            fraction = (layer + index / 5) / LAYERS
+            if fraction > until:
+                return
+            left = None if fraction == 0 else 40 * (1 - fraction)
+            message = f"layer {layer + 1}: {stage}"
+            emit(Progress(stage, layer, LAYERS, fraction, 40 * fraction, left, message))
+
+
+def write_model(folder: Path) -> None:
+    layer = {
+        "expert_bits": [3, 3, 2, 2],
+        "odp_threshold": 0.4,
+        "odp_quantile": 0.1,
+        "frequency": [0.25] * 4,
+        "routing_weight": [0.25] * 4,
+        "errors": [[0.3, 0.2, 0.1]] * 4,
+    }
+    manifest = {
+        "format_version": 1,
+        "name": folder.name,
+        "source": {"repository": "demo", "revision": "1", "sha256": "0" * 64},
+        "recipe": {
+            "bits": 2.5,
+            "quantizer": "gptq",
+            "allocator": "pmq",
+            "group_size": 128,
+            "calibration": "demo",
+            "samples": 8,
+            "window": 256,
+            "seed": 0,
+            "alpha": 1.0,
+            "beta": 1.0,
+            "gamma": 1.0,
+        },
+        "layers": [layer] * LAYERS,
+        "sizes": {
+            "expert_code_bytes": 1000,
+            "expert_metadata_bytes": 100,
+            "dense_bytes": 500,
+            "expert_weights": 4000,
+            "total_weights": 6000,
+        },
+        "files": {},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mc.json").write_text(json.dumps(manifest))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source")
+    parser.add_argument("--bits", type=float)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device")
+    parser.add_argument("--story", default="done")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, stop)
+    emit(Progress("check", 0, LAYERS, 0.0, 0.0, None, f"reading {options.source}"))
+    if options.story == "hold":
+        steps(until=0.55)
+        while True:
+            time.sleep(0.05)
+    failed_before = options.out.with_suffix(".failed")
+    if options.story == "fail" and not failed_before.exists():
+        steps(until=0.3)
+        failed_before.parent.mkdir(parents=True, exist_ok=True)
+        failed_before.touch()
+        emit(
+            JobFailed(
+                "DiskFullError", "the disk is full: 1.2 GB more are needed in the model folder"
+            )
+        )
+        sys.exit(1)
+    steps(until=1.0)
+    write_model(options.out)
+    emit(Done(str(options.out)))
+
+
+if __name__ == "__main__":
+    main()

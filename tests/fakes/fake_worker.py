@@ -1,0 +1,189 @@
+"""A scripted engine: speaks `engine.protocol` over pipes, computes nothing, starts at once.
+
+What it does depends on the words of the last user message, so that one chat can hold many stories:
+"crash" dies in the middle of a word, "hold" writes a little and waits for Cancel, "full" and
+"memory" fail, "nasty" answers with markup and terminal controls, "code" with a long fence.
+A model whose folder is named "broken" fails to load. `--devices none` is a slow machine that never
+answers Detect.
+"""
+
+import argparse
+import os
+import queue
+import sys
+import threading
+import time
+
+from engine import protocol
+from engine.protocol import Device, Generate, Memory, Meters
+
+DEVICES = (
+    Device("NVIDIA GeForce RTX 3090", "cuda", "cuda:0", 25_300_000_000, 24_100_000_000),
+    Device("AMD Ryzen 9 5950X, 16 cores", "cpu", "cpu", 67_400_000_000, 51_900_000_000),
+)
+SMALL_DEVICES = (Device("Old laptop, 2 cores", "cpu", "cpu", 4_000_000_000, 1_900_000_000),)
+MEMORY = Memory(
+    weights=17_420_000_000,
+    kv_cache=1_074_000_000,
+    workspace=612_000_000,
+    free=4_980_000_000,
+    total=25_300_000_000,
+)
+CONTEXT = 8192
+TOTAL_PARAMS = 46_702_792_704
+
+ANSWER = """\
+A **mixture of experts** keeps many small networks and asks only two of them per token.
+
+1. The *router* scores all eight experts.
+2. The best two answer; their answers are weighted and added.
+3. Pruning skips the second one where it hardly counts.
+
+```python
+def route(scores):
+    best, second = sorted(scores)[-2:]
+    return [best] if second < 0.3 * best else [best, second]
+```
+
+So a token passes through far fewer parameters than the model has.
+"""
+NASTY = (
+    "[bold red]not markup[/] <b>not html</b> "
+    "\x1b[31mnot red\x1b[0m \x07\x9b2J [@click=app.quit]x[/]\n"
+)
+
+
+class Reader:
+    """Requests, read by a thread so that Cancel is heard in the middle of a reply."""
+
+    def __init__(self) -> None:
+        self.cancelled: set[int] = set()
+        self.pruning: protocol.PruningMode = "odp"
+        self.requests: queue.SimpleQueue[protocol.Request] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            request = protocol.decode_request(line)
+            if isinstance(request, protocol.Cancel):
+                self.cancelled.add(request.id)
+            elif isinstance(request, protocol.SetPruning):
+                self.pruning = request.mode
+            else:
+                self.requests.put(request)
+        self.requests.put(protocol.Shutdown())
+
+
+def emit(event: protocol.Event) -> None:
+    print(protocol.encode(event), flush=True)
+
+
+def meters(reader: Reader, tokens: int, prompt: int) -> Meters:
+    """Figures that a test can predict: they depend on the mode and the count only."""
+    wave = (0.28, 0.34, 0.31, 0.37, 0.25, 0.33, 0.3, 0.29)[tokens // 4 % 8]
+    pruned = wave if reader.pruning == "odp" else 0.0
+    active = 12_879_925_248 if reader.pruning == "off" else 10_240_000_000
+    return Meters(
+        activated_params=active,
+        activated_bytes=4_100_000_000,
+        activated_fraction=active / TOTAL_PARAMS,
+        prune_ratio=0.31 if reader.pruning == "odp" else 0.0,
+        prune_ratio_now=pruned,
+        tokens_per_second=42.5,
+        time_to_first_token=0.38,
+        context_used=prompt + tokens,
+        context_size=CONTEXT,
+        memory=MEMORY,
+    )
+
+
+def load(request: protocol.Load) -> None:
+    if request.model.endswith("broken"):
+        emit(
+            protocol.Failed("CheckpointError", "layer-03.safetensors is truncated; compress again")
+        )
+        return
+    emit(protocol.LoadProgress(0.5, "loading"))
+    emit(
+        protocol.Loaded(
+            name="fake",
+            device="NVIDIA GeForce RTX 3090",
+            context=CONTEXT,
+            total_params=TOTAL_PARAMS,
+            nominal_bits=2.5,
+            bits_per_weight=2.98,
+            memory=MEMORY,
+        )
+    )
+
+
+def answer_to(words: str) -> str:
+    if "nasty" in words:
+        return NASTY
+    if "code" in words:
+        return "```python\n" + "".join(f"x = {i}\n" for i in range(60)) + "```\n"
+    return ANSWER
+
+
+def generate(request: Generate, reader: Reader, pace: float) -> None:
+    words = request.messages[-1].content
+    reader.pruning = request.pruning
+    if "full" in words:
+        emit(
+            protocol.Failed("ContextFullError", "the chat has 9,000 tokens, 8,192 fit", request.id)
+        )
+        return
+    if "memory" in words:
+        emit(protocol.Failed("DoesNotFitError", "out of memory; use fewer bits", request.id))
+        return
+    prompt = sum(len(message.content.split()) for message in request.messages)
+    answer = answer_to(words)
+    pieces = [answer[start : start + 6] for start in range(0, len(answer), 6)]
+    said = ""
+    for count, piece in enumerate(pieces, start=1):
+        if "hold" in words and count == 20:
+            while request.id not in reader.cancelled:
+                emit(protocol.MetersUpdate(request.id, meters(reader, count, prompt)))
+                time.sleep(0.02)
+        if "crash" in words and count == 12:
+            print("CUDA error: device-side assert", file=sys.stderr, flush=True)
+            os._exit(7)
+        if request.id in reader.cancelled:
+            break
+        said += piece
+        emit(protocol.Token(request.id, piece))
+        if count % 4 == 0:
+            emit(protocol.MetersUpdate(request.id, meters(reader, count, prompt)))
+        time.sleep(pace)
+    stopped = request.id in reader.cancelled
+    emit(
+        protocol.Finished(
+            id=request.id,
+            text=said,
+            tokens=len(said) // 6,
+            prompt_tokens=prompt,
+            tokens_per_second=42.5,
+            finish_reason="cancelled" if stopped else "stop",
+            meters=meters(reader, len(pieces), prompt),
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pace", type=float, default=0.0, help="seconds between tokens")
+    parser.add_argument("--devices", choices=("good", "small", "none"), default="good")
+    options = parser.parse_args()
+    reader = Reader()
+    emit(protocol.Ready())
+    while not isinstance(request := reader.requests.get(), protocol.Shutdown):
+        if isinstance(request, protocol.Detect) and options.devices != "none":
+            emit(protocol.Devices(DEVICES if options.devices == "good" else SMALL_DEVICES))
+        elif isinstance(request, protocol.Load):
+            load(request)
+        elif isinstance(request, Generate):
+            generate(request, reader, options.pace)
+
+
+if __name__ == "__main__":
+    main()
