@@ -1,0 +1,1 @@
+"""Every figure in a document is printed by one of these files."""
