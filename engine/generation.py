@@ -85,6 +85,10 @@ class Generator:
                 f"included; shorten the prompt{larger} or start a new chat"
             )
 
+    def forget(self) -> None:
+        """Empty the cache: the next prompt is prefilled as a whole."""
+        self.reuse([])
+
     def reuse(self, prompt: Sequence[int]) -> int:
         """Cut the cache back to what it has in common with ``prompt``; returns that length.
 

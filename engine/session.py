@@ -70,7 +70,7 @@ class Session:
         """Use `Session.load`. ``workspace`` is what was reserved for activations, in bytes."""
         self._checkpoint = checkpoint
         self._device = device
-        self._generator = generator
+        self.generator = generator
         self._workspace = workspace
         self._weights = generator.model.memory_bytes()
         self._odp = _odp(checkpoint.manifest)
@@ -110,7 +110,7 @@ class Session:
         return Loaded(
             name=self._checkpoint.name,
             device=self._device.id,
-            context=self._generator.cache.capacity,
+            context=self.generator.cache.capacity,
             total_params=total,
             nominal_bits=self._checkpoint.nominal_bits,
             bits_per_weight=manifest.sizes.bits_per_weight if manifest else held_bits,
@@ -122,7 +122,7 @@ class Session:
         now = devices.refresh(self._device)
         return Memory(
             weights=self._weights,
-            kv_cache=self._generator.cache.memory_bytes(),
+            kv_cache=self.generator.cache.memory_bytes(),
             workspace=self._workspace,
             free=now.free_bytes,
             total=now.total_bytes,
@@ -139,29 +139,33 @@ class Session:
         ``pruning`` and ``cancelled`` are asked before every forward pass. Raises ContextFullError
         and UsageError.
         """
-        return self._generator.start(
+        return self.generator.start(
             Request(
                 prompt=self.prompt(question.messages),
                 sampling=question.sampling,
                 max_tokens=question.max_tokens,
                 stop=question.stop,
-                pruning=lambda: self._pruning(pruning()),
+                pruning=lambda: self.pruning(pruning()),
                 cancelled=cancelled,
             )
         )
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The token ids that ask for the next reply."""
-        return prompt_ids(self._generator.tokenizer, messages)
+        return prompt_ids(self.generator.tokenizer, messages)
 
     def run(self, reply: Reply) -> Iterator[str]:
         """The text of a reply, piece by piece. Raises DoesNotFitError when memory runs out."""
         with _memory_errors(self._device, self._advice):
             yield from reply
 
+    def pruning(self, mode: PruningMode) -> Pruning:
+        """What a mode means for this model."""
+        return NO_PRUNING if mode == "off" else self._odp
+
     def meters(self, reply: Reply) -> Meters:
         """The gauges of a reply, running or ended."""
-        return reply.meter.read(reply.context_used, self._generator.cache.capacity, self.memory())
+        return reply.meter.read(reply.context_used, self.generator.cache.capacity, self.memory())
 
     def finished(self, id: int, text: str, reply: Reply) -> Finished:
         """The last word on a reply that has ended."""
@@ -178,12 +182,9 @@ class Session:
 
     def _advice(self) -> str:
         """What would fit if this model were not there."""
-        held = self._weights + self._generator.cache.memory_bytes()
+        held = self._weights + self.generator.cache.memory_bytes()
         free = devices.refresh(self._device).free_bytes + held
-        return self._checkpoint.advice(self._generator.cache.capacity, self._device.kind, free)
-
-    def _pruning(self, mode: PruningMode) -> Pruning:
-        return NO_PRUNING if mode == "off" else self._odp
+        return self._checkpoint.advice(self.generator.cache.capacity, self._device.kind, free)
 
 
 def _odp(manifest: Manifest | None) -> Pruning:

@@ -1,0 +1,45 @@
+"""Values of command-line options, checked where they are read."""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+Run = Callable[[argparse.Namespace], None]
+Commands = Any
+"""What argparse's add_subparsers returns; its type is private."""
+
+_UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
+
+
+def size(text: str) -> int:
+    """Bytes: `24GiB` counts in powers of 1024, `24GB` and `24G` in powers of 1000."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match or (not match[2] and match[3]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write it like 24GiB or 24GB")
+    base = 1024 if match[3] else 1000
+    power = _UNITS[match[2].upper()] if match[2] else 0
+    return int(float(match[1]) * base**power)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option that all commands share."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def print_json(result: Any) -> None:
+    """One JSON object; ASCII, so that no character in it can steer a terminal."""
+    print(json.dumps(result, indent=1))

@@ -1,0 +1,140 @@
+"""`mc-chat models`, `info`, `verify` and `rm`: what is installed here."""
+
+import argparse
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from app import models, paths, units
+from app.arguments import Commands, add_json, print_json
+from app.progress_line import ProgressLine
+from app.render import safe_text
+from engine.errors import CheckpointError, UsageError
+from engine.manifest import Manifest, is_compressed, open_manifest, read_manifest, verify_hashes
+
+
+def add(commands: Commands) -> None:
+    """Add the commands' options."""
+    listing = commands.add_parser("models", help="list the installed models")
+    add_json(listing)
+    listing.set_defaults(run=list_models)
+    for name, run, text in (
+        ("info", info, "show what a model is and how it was made"),
+        ("verify", verify, "check every byte of a model"),
+        ("rm", remove, "delete an installed model"),
+    ):
+        parser = commands.add_parser(name, help=text)
+        parser.add_argument("model", metavar="MODEL")
+        add_json(parser)
+        parser.set_defaults(run=run)
+
+
+def list_models(options: argparse.Namespace) -> None:
+    """All installed models, damaged ones with what is wrong."""
+    found = [facts(model.name, model.folder, model.manifest) for model in models.installed()]
+    damaged = [
+        {"name": model.name, "folder": str(model.folder), "problem": model.problem}
+        for model in models.damaged()
+    ]
+    if options.json:
+        print_json({"models": found, "damaged": damaged})
+        return
+    if found:
+        print(table(found))
+    for model in damaged:
+        print(safe_text(f"{model['name']}: {model['problem']}"))
+    if not found and not damaged:
+        print("no model is installed; `mc-chat compress demo` makes the demo model")
+
+
+def info(options: argparse.Namespace) -> None:
+    """Everything `mc.json` says, in short."""
+    folder = _compressed(options.model)
+    result = facts(folder.name, folder, read_manifest(folder))
+    if options.json:
+        print_json(result)
+        return
+    print(table([result]))
+    print(safe_text(_details(result)))
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Hash every file. Raises CheckpointError for the first that is not what it was."""
+    folder = _compressed(options.model)
+    manifest = open_manifest(folder)
+    with ProgressLine() as line:
+        verify_hashes(folder, manifest, lambda name: line.show(f"reading {name}"))
+    if options.json:
+        print_json({"name": folder.name, "files": len(manifest.files), "whole": True})
+    else:
+        print(f"{folder.name} is whole: {len(manifest.files)} files are what they were")
+
+
+def remove(options: argparse.Namespace) -> None:
+    """Delete a model under the models folder, never a folder elsewhere."""
+    folder = paths.models_dir() / options.model
+    if folder.parent != paths.models_dir() or not is_compressed(folder):
+        raise UsageError(f"{options.model!r} is no installed model; see `mc-chat models`")
+    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder)
+    if options.json:
+        print_json({"name": options.model, "freed_bytes": freed})
+    else:
+        print(f"{options.model} is gone, {units.size(freed)} are free again")
+
+
+def facts(name: str, folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """What scripts may rely on about one compressed model."""
+    return {
+        "name": name,
+        "folder": str(folder),
+        "nominal_bits": manifest.nominal_bits,
+        "bits_per_expert_weight": manifest.sizes.bits_per_expert_weight,
+        "bits_per_weight": manifest.sizes.bits_per_weight,
+        "bytes": manifest.sizes.total_bytes,
+        "source": dataclasses.asdict(manifest.source),
+        "recipe": dataclasses.asdict(manifest.recipe),
+        "expert_bits": [layer.expert_bits for layer in manifest.layers],
+        "odp_thresholds": [layer.odp_threshold for layer in manifest.layers],
+    }
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """One model a line."""
+    width = max(len("name"), *(len(model["name"]) for model in found))
+    lines = [f"{'name':<{width}} {'bits':>6} {'per expert weight':>18} {'size':>9}  source"]
+    lines += [
+        f"{model['name']:<{width}} {model['nominal_bits']:>6.3g} "
+        f"{model['bits_per_expert_weight']:>18.3f} {units.size(model['bytes']):>9}  "
+        f"{model['source']['repository']}"
+        for model in found
+    ]
+    return safe_text("\n".join(lines))
+
+
+def _details(model: dict[str, Any]) -> str:
+    recipe = model["recipe"]
+    lines = [
+        "",
+        f"made with {recipe['quantizer']} and {recipe['allocator']}, groups of "
+        f"{recipe['group_size']}, calibrated on {recipe['samples']} x {recipe['window']} tokens "
+        f"of {recipe['calibration']}, seed {recipe['seed']}",
+        *recipe["notes"],
+        "",
+        "layer  bits of each expert    ODP threshold",
+    ]
+    for layer, bits in enumerate(model["expert_bits"]):
+        lines.append(
+            f"{layer:>5}  {' '.join(map(str, bits)):<21}  {model['odp_thresholds'][layer]:>13.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _compressed(name: str) -> Path:
+    folder = models.resolve(name)
+    if not is_compressed(folder):
+        raise CheckpointError(
+            f"{folder} is an original checkpoint; compress it first: `mc-chat compress {folder}`"
+        )
+    return folder

@@ -1,0 +1,115 @@
+"""`mc-chat plan`: what fits, at which widths, and why."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from app import models, units
+from app.arguments import Commands, add_json, positive, print_json, size
+from app.render import safe_text
+from compress.plan import Choice, Plan, plan
+from engine.config import MIXTRAL_8X7B, ModelConfig
+from engine.errors import SourceError
+from engine.protocol import Device
+
+_MIXTRAL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+
+
+def add(commands: Commands) -> None:
+    """Add the command's options."""
+    parser = commands.add_parser("plan", help="show which sizes fit this machine")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        default=_MIXTRAL,
+        help="a hub repository, a folder, or demo; default %(default)s, built in",
+    )
+    parser.add_argument(
+        "--vram", type=size, metavar="SIZE", help="plan for a GPU with this much free memory"
+    )
+    parser.add_argument("--context", type=positive, metavar="N", help="tokens of context")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table of choices."""
+    config = source_config(options.source)
+    device = best_device() if options.vram is None else card(options.vram)
+    result = plan(config, device, options.context)
+    if options.json:
+        print_json(dataclasses.asdict(result))
+    else:
+        print(_table(options.source, result))
+
+
+def source_config(source: str) -> ModelConfig:
+    """The shape of a source; at most its config.json is downloaded. Raises SourceError."""
+    if source == _MIXTRAL:
+        return MIXTRAL_8X7B
+    if source == models.DEMO:
+        from assets import DEMO_DIR
+
+        return ModelConfig.from_folder(DEMO_DIR)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return ModelConfig.from_folder(folder)
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return ModelConfig.from_folder(_downloaded_config(source).parent)
+    raise SourceError(f"there is no folder {source}; name a folder, a hub repository or demo")
+
+
+def _downloaded_config(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(repository, "config.json"))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SourceError(
+            f"the config.json of {repository} cannot be had: {reason}; "
+            "check the name and the network, or name a folder"
+        ) from None
+
+
+def best_device() -> Device:
+    """The best device of this machine."""
+    from engine.devices import detect  # imports torch
+
+    return detect()[0]
+
+
+def card(free_bytes: int) -> Device:
+    """A GPU that is not here, with this much free memory."""
+    return Device(
+        f"a GPU with {units.size(free_bytes)} free", "cuda", "cuda", free_bytes, free_bytes
+    )
+
+
+def _table(source: str, result: Plan) -> str:
+    device = result.device
+    lines = [
+        f"{source} on {device.name}: {units.size(device.free_bytes)} free of "
+        f"{units.size(device.total_bytes)}, context {result.context} tokens",
+        "",
+        f"{'bits':>6} {'weights':>9} {'KV cache':>9} {'work':>9} {'total':>9}  "
+        f"{'fits':<9}{'paper PPL':>9}",
+        *(_row(choice, choice == result.recommended) for choice in result.choices),
+        "",
+    ]
+    if result.recommended is None:
+        lines.append(result.reason)
+    else:
+        lines.append(f"recommended: {result.recommended.nominal_bits:g} bits, {result.reason}")
+    return safe_text("\n".join(lines))
+
+
+def _row(choice: Choice, recommended: bool) -> str:
+    sizes = (choice.weights_bytes, choice.kv_bytes, choice.workspace_bytes, choice.total_bytes)
+    fits = "tightly" if choice.tight else "yes" if choice.fits else "no"
+    paper = f"{choice.paper_score.perplexity:.2f}" if choice.paper_score else ""
+    mark = ">" if recommended else " "
+    columns = " ".join(f"{units.size(count):>9}" for count in sizes)
+    return f"{mark}{choice.nominal_bits:>5g} {columns}  {fits:<9}{paper:>9}".rstrip()
