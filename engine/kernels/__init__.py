@@ -1,7 +1,7 @@
 """Packed low-bit products: one interface, several implementations that agree."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Protocol
 
 import torch
@@ -27,6 +27,15 @@ class Arena:
     def num_experts(self) -> int:
         """Experts in the arena."""
         return len(self.layout.slots)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """Width in bits and first code, scale and zero of each matrix, int64 [E, 3, 4]."""
+        rows = [
+            [(slot.shape.bits, slot.codes, slot.scales, slot.zeros) for slot in expert]
+            for expert in self.layout.slots
+        ]
+        return torch.tensor(rows, dtype=torch.int64, device=self.codes.device)
 
     def matrix(self, expert: int, name: Matrix) -> PackedMatrix:
         """One matrix; it shares the arena's memory."""
@@ -61,7 +70,11 @@ def select(device: torch.device) -> Kernels:
 
 @cache
 def _select(kind: str) -> Kernels:
-    # Imported here: numba takes a second that a GPU, or a test of the reference, can do without.
+    # Imported when needed: numba is slow to load, and this file is also read by what runs nothing.
+    if kind == "cpu":
+        from engine.kernels.cpu import CpuKernels
+
+        return CpuKernels()
     from engine.kernels.reference import ReferenceKernels
 
     return ReferenceKernels()
