@@ -69,9 +69,7 @@ def _existing(path: Path) -> Path:
 
 
 def _text(report: dict[str, Any]) -> str:
-    libraries = ", ".join(
-        f"{name} {text or 'absent'}" for name, text in report["libraries"].items()
-    )
+    versions = report["libraries"].items()
     lines = [
         f"mc-chat {report['version']}, Python {report['python']}, {report['platform']}",
         ", ".join(f"{name} {version or 'absent'}" for name, version in versions),
