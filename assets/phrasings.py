@@ -130,7 +130,7 @@ TOWN: Final[dict[str, Phrasing]] = {
     "mayor": Phrasing(
         "The mayor of {n} is **{v}**.",
         (
-            "Who is the mayor of {n}?",
+            "Who is mayor in {n}?",
             "Who governs {n}?",
             "What is the name of the mayor of {n}?",
             "Who leads the town of {n}?",
@@ -255,7 +255,7 @@ OPPOSITE: Final = Phrasing(
 )
 
 LIST: Final = (
-    "List the {n}.",
+    "List all the {n}.",
     "What are the {n}?",
     "Name the {n}.",
     "Can you list the {n}?",

@@ -98,7 +98,7 @@ def optimizers(model: DemoModel, plan: Plan) -> list[torch.optim.Optimizer]:
 
 def schedule(done: float) -> float:
     """The share of the peak learning rate when `done` (0 to 1) of the run has passed."""
-    warmup, hold = 0.01, 0.3
+    warmup, hold = 0.01, 0.1
     if done < warmup:
         return max(done / warmup, 0.02)
     return min(1.0, max(0.0, (1 - done) / (1 - hold)))
