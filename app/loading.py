@@ -32,9 +32,9 @@ def compress_with_progress(job: "CompressJob", line: ProgressLine) -> Path:
 
     def show(step: progress.Progress) -> None:
         eta = "" if step.eta_seconds is None else f", {clock(step.eta_seconds)} left"
-        where = f"layer {step.layer + 1} of {step.layers}"
         line.show(
-            f"compressing: {step.stage}, {where}", f"{step.fraction:.0%}{eta}: {step.message}"
+            f"compressing layer {step.layer + 1} of {step.layers}",
+            f"{step.fraction:.0%}{eta}: {step.message}",
         )
 
     return compress(job, show)
