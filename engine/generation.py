@@ -57,6 +57,7 @@ class Generator:
         self.model = model
         self.tokenizer = tokenizer
         self.cache = KVCache(model.config, context, device=model.embed.device, dtype=model.dtype)
+        self.prefill_chunk = PREFILL_CHUNK["cuda" if model.embed.is_cuda else "cpu"]
         self.stop_ids = frozenset(model.config.eos_ids) | (
             frozenset() if tokenizer.eos_id is None else {tokenizer.eos_id}
         )
@@ -155,9 +156,9 @@ class Reply:
         """The logits after the prompt, None when cancelled on the way."""
         prompt = self._request.prompt
         logits = None
-        start = self._generator.reuse(prompt)
-        for first in range(start, len(prompt), PREFILL_CHUNK):
-            logits = self._run(prompt[first : first + PREFILL_CHUNK])
+        start, chunk = self._generator.reuse(prompt), self._generator.prefill_chunk
+        for first in range(start, len(prompt), chunk):
+            logits = self._run(prompt[first : first + chunk])
             if logits is None:
                 return None
         return logits

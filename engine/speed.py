@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.budget import PREFILL_CHUNK
 from engine.counters import Counters
 from engine.errors import ContextFullError
 from engine.generation import Generator
@@ -76,8 +75,8 @@ def _run(
     vocabulary = generator.model.config.vocab_size
     prompt = [(17 * place) % vocabulary for place in range(prompt_tokens)]
     started = time.monotonic()
-    for first in range(0, prompt_tokens, PREFILL_CHUNK):
-        chunk = prompt[first : first + PREFILL_CHUNK]
+    for first in range(0, prompt_tokens, generator.prefill_chunk):
+        chunk = prompt[first : first + generator.prefill_chunk]
         token = int(generator.forward(chunk, pruning, counters).argmax())  # waits for a GPU
     prefilled, before = time.monotonic(), counters.read()
     for _ in range(tokens):
