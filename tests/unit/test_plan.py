@@ -1,0 +1,98 @@
+"""The table of choices."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+import assets
+from compress.plan import paper_score, plan
+from engine.config import MIXTRAL_8X7B, ModelConfig
+from engine.errors import UsageError
+from engine.protocol import Device
+
+GIB = 2**30
+
+
+def gpu(free: float) -> Device:
+    return Device("Card", "cuda", "cuda:0", 24 * GIB, int(free * GIB))
+
+
+def test_a_24_gb_card_takes_three_bits_comfortably() -> None:
+    result = plan(MIXTRAL_8X7B, gpu(23.3), 8192)
+    assert result.recommended == result.choices[-1]
+    assert result.recommended.nominal_bits == 3.0
+    assert all(choice.fits and not choice.tight for choice in result.choices)
+
+
+def test_marks_follow_the_free_memory() -> None:
+    result = plan(MIXTRAL_8X7B, gpu(16), 8192)
+    marks = {choice.nominal_bits: (choice.fits, choice.tight) for choice in result.choices}
+    assert marks == {
+        1.5: (True, False),
+        1.75: (True, False),
+        2.0: (True, False),
+        2.25: (True, True),
+        2.5: (False, False),
+        2.75: (False, False),
+        3.0: (False, False),
+    }
+    assert result.recommended is not None
+    assert result.recommended.nominal_bits == 2.0
+
+
+def test_where_only_the_smallest_fits_tightly_it_is_recommended_with_a_word() -> None:
+    result = plan(MIXTRAL_8X7B, gpu(11.5), 8192)
+    assert result.recommended == result.choices[0]
+    assert result.recommended.tight
+    assert "tightly" in result.reason
+
+
+def test_where_nothing_fits_nothing_is_recommended_and_the_shortfall_is_named() -> None:
+    result = plan(MIXTRAL_8X7B, gpu(8), 8192)
+    assert result.recommended is None
+    missing = (result.choices[0].total_bytes - 8 * GIB) / GIB
+    assert f"{missing:.1f} GiB more" in result.reason
+
+
+def test_sizes_grow_with_the_bits_and_add_up() -> None:
+    choices = plan(MIXTRAL_8X7B, gpu(24), 4096).choices
+    for smaller, larger in pairwise(choices):
+        assert smaller.nominal_bits < larger.nominal_bits
+        assert smaller.weights_bytes < larger.weights_bytes
+        assert smaller.kv_bytes == larger.kv_bytes
+    for choice in choices:
+        assert choice.total_bytes == (
+            choice.weights_bytes + choice.kv_bytes + choice.workspace_bytes
+        )
+    twice = plan(MIXTRAL_8X7B, gpu(24), 8192).choices
+    assert twice[0].kv_bytes == 2 * choices[0].kv_bytes
+
+
+def test_a_cpu_keeps_its_cache_in_float32() -> None:
+    on_gpu, on_cpu = (
+        plan(MIXTRAL_8X7B, replace(gpu(24), kind=kind), 8192).choices[0] for kind in ("cuda", "cpu")
+    )
+    assert on_cpu.kv_bytes == 2 * on_gpu.kv_bytes
+
+
+def test_the_papers_figures_stand_only_where_it_measured() -> None:
+    scores = {
+        choice.nominal_bits: choice.paper_score
+        for choice in plan(MIXTRAL_8X7B, gpu(24), 8192).choices
+    }
+    labels = {bits: score.label for bits, score in scores.items() if score}
+    assert labels == {1.5: 1.57, 1.75: 1.81, 2.0: 2.05, 2.25: 2.30, 2.5: 2.54}
+    assert scores[2.5] is not None
+    assert (scores[2.5].perplexity, scores[2.5].zero_shot) == (5.09, 67.50)
+    assert paper_score(MIXTRAL_8X7B, 2.6) is None
+    other = replace(MIXTRAL_8X7B, num_layers=56)
+    assert paper_score(other, 2.5) is None
+
+
+def test_the_default_context_stops_at_the_models_training() -> None:
+    demo = ModelConfig.from_folder(assets.DEMO_DIR)
+    assert plan(MIXTRAL_8X7B, gpu(24)).context == 8192
+    assert plan(demo, gpu(24)).context == demo.max_context
+    with pytest.raises(UsageError):
+        plan(demo, gpu(24), demo.max_context + 1)
