@@ -5,11 +5,13 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import assets
+from assets import corpus
 from assets.facts import Split
 from compress.source import Source
 from engine.errors import SourceError, UsageError
@@ -37,9 +39,10 @@ DEMO_SIZE = CalibrationSize(samples=64, window=512)
 PAPER_SIZE = CalibrationSize(samples=128, window=2048)
 
 
-def is_demo(source: Source) -> bool:
-    """Whether this is the model that comes with its own corpus."""
-    return source.folder.resolve() == assets.DEMO_DIR.resolve()
+def speaks_demo(folder: Path) -> bool:
+    """Whether a model, original or compressed, has the demo's tokenizer, and so its corpus."""
+    tokenizer, demo = folder / "tokenizer.json", assets.DEMO_DIR / "tokenizer.json"
+    return tokenizer.is_file() and tokenizer.read_bytes() == demo.read_bytes()
 
 
 def calibration_size(source: Source, samples: int | None, window: int | None) -> CalibrationSize:
@@ -47,7 +50,7 @@ def calibration_size(source: Source, samples: int | None, window: int | None) ->
 
     Raises UsageError.
     """
-    default = DEMO_SIZE if is_demo(source) else PAPER_SIZE
+    default = DEMO_SIZE if speaks_demo(source.folder) else PAPER_SIZE
     longest = source.config.max_context
     size = CalibrationSize(
         default.samples if samples is None else samples,
@@ -71,20 +74,23 @@ def calibrate(source: Source, text: Path | None, size: CalibrationSize, seed: in
         tokens = text_windows(text, Tokenizer.from_folder(source.folder), size, seed)
         digest = hashlib.sha256(text.read_bytes()).hexdigest()[:12]
         return Calibration(tokens, f"{text.name} (sha256 {digest})")
-    if is_demo(source):
+    if speaks_demo(source.folder):
         return Calibration(demo_windows("train", size, seed), "demo corpus, train split")
     raise UsageError("this model brings no calibration text: give one with --text FILE")
 
 
-def demo_windows(split: Split, size: CalibrationSize, seed: int) -> Tensor:
-    """Windows [N, T] of the demo's corpus."""
-    # Imported here: transformers, which its tokenizer comes from, is needed for nothing else.
+def demo_tokenizer() -> Any:
+    """The demo's tokenizer, as its corpus generator wants it."""
+    # Imported here: it takes seconds, and models with a text of their own do without.
     from transformers import AutoTokenizer
 
-    from assets import corpus
+    return AutoTokenizer.from_pretrained(assets.DEMO_DIR)
 
-    tokenizer = AutoTokenizer.from_pretrained(assets.DEMO_DIR)
-    return torch.from_numpy(corpus.windows(tokenizer, split, seed, size.samples, size.window))
+
+def demo_windows(split: Split, size: CalibrationSize, seed: int) -> Tensor:
+    """Windows [N, T] of the demo's corpus."""
+    windows = corpus.windows(demo_tokenizer(), split, seed, size.samples, size.window)
+    return torch.from_numpy(windows)
 
 
 def text_windows(path: Path, tokenizer: Tokenizer, size: CalibrationSize, seed: int) -> Tensor:

@@ -1,0 +1,105 @@
+"""The grid search against exhaustive search and against plain min-max."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from compress.quantizers import grid
+from compress.quantizers.hessian import Hessian
+from compress.quantizers.rtn import quantize_min_max, quantize_rtn
+
+
+def loss(
+    weights: Tensor, importance: Tensor, scale: Tensor, zero: Tensor | None, bits: int
+) -> Tensor:
+    """Weighted squared error in float64, written down plainly."""
+    step = scale.double()[..., None]
+    offset = 0.5 if zero is None else zero.double()[..., None]
+    codes = torch.round(weights.double() / step + offset).clamp(0, 2**bits - 1)
+    return (importance * ((codes - offset) * step - weights) ** 2).sum(-1)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_search_is_close_to_the_best_of_all_ranges(bits: int) -> None:
+    torch.manual_seed(bits)
+    weights = torch.randn(24, 128).double()
+    importance = torch.rand(24, 128).double()
+    scale, zero = grid.fit(weights, importance, bits)
+    low, high = weights.amin(-1), weights.amax(-1)
+    best = torch.full((24,), torch.inf, dtype=torch.float64)
+    for a in torch.linspace(0.2, 1.0, 17):
+        for b in torch.linspace(0.2, 1.0, 17):
+            step = ((high * b - low * a) / (2**bits - 1)).half()
+            trial = loss(weights, importance, step, (-low * a / step.double()).half(), bits)
+            best = torch.minimum(best, trial)
+    found = loss(weights, importance, scale, zero, bits)
+    assert (found / best).mean() < 1.04
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_search_beats_min_max_in_every_group(bits: int) -> None:
+    torch.manual_seed(bits)
+    weights = torch.randn(64, 128) ** 3
+    importance = torch.rand(128)
+    found = loss(weights, importance, *grid.fit(weights, importance, bits), bits)
+    plain = loss(weights, importance, *grid.fit_min_max(weights, bits), bits)
+    assert (found <= plain * (1 + 1e-5)).all()
+    assert found.sum() < 0.8 * plain.sum()
+
+
+def test_one_bit_is_the_sign_with_the_best_magnitude() -> None:
+    torch.manual_seed(0)
+    weights, importance = torch.randn(5, 64), torch.rand(64)
+    scale, zero = grid.fit(weights, importance, bits=1)
+    assert zero is None
+    magnitude = (importance * weights.abs()).sum(-1) / importance.sum()
+    torch.testing.assert_close(scale.float(), 2 * magnitude, rtol=1e-3, atol=0)
+    codes = grid.encode(weights, scale, None, bits=1)
+    torch.testing.assert_close(codes, (weights > 0).float())
+    decoded = grid.decode(codes, scale, None)
+    torch.testing.assert_close(decoded, weights.sign() * scale.float()[:, None] / 2)
+    plain, _ = grid.fit_min_max(weights, bits=1)
+    torch.testing.assert_close(plain.float(), 2 * weights.abs().mean(-1), rtol=1e-3, atol=0)
+
+
+@given(
+    bits=st.sampled_from([1, 2, 3, 4]),
+    size=st.sampled_from([1e-6, 1e-3, 1.0, 1e3]),
+    shift=st.sampled_from([0.0, -5.0, 5.0]),
+    seed=st.integers(0, 2**20),
+)
+def test_values_on_a_grid_survive(bits: int, size: float, shift: float, seed: int) -> None:
+    """What is decoded encodes to the same codes, whatever the magnitude of the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = (torch.randn(4, 32, generator=generator) + shift) * size
+    scale, zero = grid.fit(weights, torch.ones(32), bits)
+    assert torch.isfinite(scale).all()
+    assert (scale > 0).all()
+    codes = grid.encode(weights, scale, zero, bits)
+    decoded = grid.decode(codes, scale, zero)
+    assert torch.equal(grid.encode(decoded, scale, zero, bits), codes)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_flat_groups_are_finite_and_exact_where_they_can_be(bits: int) -> None:
+    weights = torch.stack([torch.zeros(32), torch.full((32,), 0.5), torch.full((32,), -2.0)])
+    scale, zero = grid.fit(weights, torch.zeros(32), bits)
+    decoded = grid.decode(grid.encode(weights, scale, zero, bits), scale, zero)
+    assert torch.isfinite(decoded).all()
+    torch.testing.assert_close(decoded[1:], weights[1:], rtol=2**-10, atol=0)  # float16
+    assert decoded[0].abs().max() < 1e-6
+
+
+def test_round_to_nearest_uses_one_grid_per_group() -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(8, 256) * torch.repeat_interleave(torch.tensor([1.0, 10.0]), 128)
+    hessian = Hessian(torch.diag(torch.rand(256)))
+    codes = quantize_rtn(weights, hessian, bits=3, group_size=128)
+    assert codes.codes.shape == (8, 256)
+    assert codes.scale.shape == (8, 2)
+    assert (codes.scale[:, 1] > 3 * codes.scale[:, 0]).all()
+    error = hessian.error(weights - codes.dequantize()).sum()
+    plain = quantize_min_max(weights, hessian, bits=3, group_size=128)
+    assert error < hessian.error(weights - plain.dequantize()).sum()
