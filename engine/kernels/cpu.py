@@ -1,8 +1,10 @@
-"""Packed products on a CPU: numba loops for few tokens, unpacked blocks and BLAS for many."""
+"""Packed products on a CPU: numba loops over row tiles, spread over threads."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,25 +12,15 @@ from torch import Tensor
 
 from engine.grouping import run_by_expert
 from engine.kernels import Arena, loops
-from engine.kernels.loops import Halves, Ints, Words
+from engine.kernels.loops import Ints, Packed
 from engine.layout import TILE_ROWS, PackedShape
 from engine.packing import PackedMatrix
 
-# Numba's own pool, which sleeps when idle. Its OpenMP layer starts faster (2 us against 34 us) but
-# brings a second OpenMP runtime beside torch's, and the two spin against each other: on two busy
-# cores single calls then took 16 ms. The pool serves one calling thread at a time: the engine's.
-numba.config.THREADING_LAYER = "workqueue"
-
 FEW_TOKENS = 4
-"""From here on, unpacking once and multiplying with BLAS beats a product per token."""
+"""From here on, sorting the tokens by expert beats running their slots one by one."""
 
 SERIAL_WEIGHTS = 1 << 20
 """Products with fewer weights are done before a second thread has started."""
-
-BLOCK_WEIGHTS = 1 << 20
-"""Weights unpacked at once: 4 MiB of float32, still in the cache when they are multiplied."""
-
-CHUNKS_PER_THREAD = 1
 
 
 class CpuKernels:
@@ -36,13 +28,13 @@ class CpuKernels:
 
     def matmul(self, x: Tensor, matrix: PackedMatrix) -> Tensor:
         """Multiply x [T, I] with a packed matrix [O, I] to [T, O], in the type of x."""
-        packed = _Packed.of(matrix)
+        packed = _packed(matrix)
         slot = np.array((matrix.shape.bits, 0, 0, 0))
         return _matmul(x.float(), packed, slot, matrix.shape).to(x.dtype)
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Tensor:
         """Sum of the chosen experts' outputs; see `Kernels.experts`."""
-        packed = _Packed.of(arena)
+        packed = _packed(arena)
         table = arena.table.numpy()
         if len(x) < FEW_TOKENS:
             gate = arena.layout.slots[0][0].shape
@@ -58,25 +50,17 @@ class CpuKernels:
         return run_by_expert(x.float(), ids, weights, arena.num_experts, run).to(x.dtype)
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """Views of the buffers as numba reads them."""
-
-    codes: Words
-    scales: Halves
-    zeros: Halves
-
-    @classmethod
-    def of(cls, source: PackedMatrix | Arena) -> "_Packed":
-        return cls(
-            source.codes.numpy().view(np.uint32),
-            source.scales.numpy().view(np.uint16),
-            source.zeros.numpy().view(np.uint16),
-        )
+def _packed(source: PackedMatrix | Arena) -> Packed:
+    """Views of the buffers as the loops read them."""
+    return Packed(
+        source.codes.numpy().view(np.uint32),
+        source.scales.numpy().view(np.uint16),
+        source.zeros.numpy().view(np.uint16),
+    )
 
 
 def _few_tokens(
-    x: Tensor, ids: Tensor, weights: Tensor, packed: _Packed, table: Ints, gate: PackedShape
+    x: Tensor, ids: Tensor, weights: Tensor, packed: Packed, table: Ints, gate: PackedShape
 ) -> Tensor:
     """All slots of a few tokens, without grouping them by expert."""
     inputs = x.contiguous().numpy()
@@ -86,67 +70,60 @@ def _few_tokens(
     hidden = np.empty((len(chosen), gate.rows), np.float32)  # [T * K, I]
     out = torch.empty_like(x)
     outputs = out.numpy()
+    size = gate.rows * gate.columns * len(chosen)
+
     sums = loops.group_sums(inputs, group)
-    arrays = (packed.codes, packed.scales, packed.zeros, table, group)
-    chunks = _chunks(gate.rows * gate.columns * len(chosen))
-    if chunks == 1:
-        items = len(chosen) * gate.tiles
-        loops.gate_up_tiles(0, items, inputs, sums, chosen, *arrays, hidden)
-    else:
-        loops.parallel_gate_up(chunks, inputs, sums, chosen, *arrays, hidden)
-    sums = loops.hidden_sums(hidden, chosen, group)
-    if chunks == 1:
-        tiles = gate.columns // TILE_ROWS
-        loops.down_tiles(0, tiles, hidden, sums, chosen, scale, *arrays, outputs)
-    else:
-        loops.parallel_down(chunks, hidden, sums, chosen, scale, *arrays, outputs)
+    _in_parts(
+        gate.tiles,
+        2 * size,
+        lambda first, last: loops.gate_up_tiles(
+            first, last, inputs, sums, chosen, packed, table, group, hidden
+        ),
+    )
+    hidden_sums = loops.hidden_sums(hidden, chosen, group)
+    _in_parts(
+        gate.columns // TILE_ROWS,
+        size,
+        lambda first, last: loops.down_tiles(
+            first, last, hidden, hidden_sums, chosen, scale, packed, table, group, outputs
+        ),
+    )
     return out
 
 
-def _matmul(x: Tensor, packed: _Packed, slot: Ints, shape: PackedShape) -> Tensor:
+def _matmul(x: Tensor, packed: Packed, slot: Ints, shape: PackedShape) -> Tensor:
     """x [T, I] times the matrix at ``slot``, [T, O]."""
-    if len(x) < FEW_TOKENS:
-        return _product_per_token(x, packed, slot, shape)
-    return _unpack_and_multiply(x, packed, slot, shape)
-
-
-def _product_per_token(x: Tensor, packed: _Packed, slot: Ints, shape: PackedShape) -> Tensor:
     inputs = x.contiguous().numpy()
     out = torch.empty(len(x), shape.rows)
     outputs = out.numpy()
-    sums = loops.group_sums(inputs, shape.group_size)
-    arrays = (packed.codes, packed.scales, packed.zeros, slot, shape.group_size)
-    chunks = _chunks(len(x) * shape.rows * shape.columns)
-    if chunks == 1:
-        loops.matmul_tiles(0, shape.tiles, inputs, sums, *arrays, outputs)
-    else:
-        loops.parallel_matmul(chunks, inputs, sums, *arrays, outputs)
+    group = shape.group_size
+    sums = loops.group_sums(inputs, group)
+    _in_parts(
+        shape.tiles,
+        len(x) * shape.rows * shape.columns,
+        lambda first, last: loops.matmul_tiles(
+            first, last, inputs, sums, packed, slot, group, outputs
+        ),
+    )
     return out
 
 
-def _unpack_and_multiply(x: Tensor, packed: _Packed, slot: Ints, shape: PackedShape) -> Tensor:
-    """Unpack blocks of rows into a buffer that stays in the cache, and multiply with BLAS."""
-    block = min(shape.tiles, max(1, BLOCK_WEIGHTS // (shape.columns * TILE_ROWS)))  # tiles
-    buffer = torch.empty(shape.columns * block * TILE_ROWS)
-    out = torch.empty(len(x), shape.tiles * TILE_ROWS)
-    arrays = (packed.codes, packed.scales, packed.zeros, slot, shape.tiles, shape.group_size)
-    chunks = _chunks(block * TILE_ROWS * shape.columns)
-    for first in range(0, shape.tiles, block):
-        count = min(block, shape.tiles - first)
-        columns = count * TILE_ROWS
-        weights = buffer[: shape.columns * columns].view(shape.columns, columns)  # [I, rows]
-        if chunks == 1:
-            loops.unpack_tiles(0, count, first, *arrays, weights.numpy())
-        else:
-            loops.parallel_unpack(chunks, first, count, *arrays, weights.numpy())
-        torch.mm(x, weights, out=out[:, first * TILE_ROWS :][:, :columns])
-    return out[:, : shape.rows]
+def _in_parts(count: int, weights: int, run: Callable[[int, int], None]) -> None:
+    """Call run(first, last) for all of ``count`` items, on as many threads as torch uses.
+
+    Plain threads, because the loops release the GIL: numba's own thread pools either take 34 us
+    to start, too, and serve one calling thread only (workqueue), or bring a second OpenMP runtime
+    that spins against torch's (single calls then took 16 ms on two busy cores).
+    """
+    parts = torch.get_num_threads() if weights >= SERIAL_WEIGHTS else 1
+    bounds = [part * count // parts for part in range(parts + 1)]
+    own, *others = pairwise(bounds)
+    running = [_threads().submit(run, *part) for part in others]
+    run(*own)
+    for other in running:
+        other.result()
 
 
-def _chunks(weights: int) -> int:
-    """Parts to split a product of so many weights into; as many threads as torch uses."""
-    threads = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))
-    if weights < SERIAL_WEIGHTS or threads == 1:
-        return 1
-    numba.set_num_threads(threads)
-    return threads * CHUNKS_PER_THREAD
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="kernels")
