@@ -18,7 +18,7 @@ from engine.attention import Attention
 from engine.config import ModelConfig
 from engine.errors import CheckpointError, DiskFullError
 from engine.experts import PackedExperts
-from engine.kernels import Arena
+from engine.kernels import Arena, select
 from engine.layout import PackedShape, arena_layout
 from engine.linear import FloatLinear, Linear, PackedLinear
 from engine.manifest import (
@@ -120,6 +120,8 @@ def _load_compressed(folder: Path, device: torch.device, listener: LoadListener)
             f"{folder / MANIFEST_NAME} describes {len(manifest.layers)} layers, config.json "
             f"{config.num_layers}; compress or pull the model again"
         )
+    listener(0.0, "kernels")
+    select(device).warm()
     listener(0.0, "embeddings")
     dense = _TensorFile(folder / DENSE_FILE, device)
     size = (config.vocab_size, config.hidden_size)

@@ -23,13 +23,16 @@ class Linear(Protocol):
 
 @dataclass(frozen=True)
 class FloatLinear:
-    """``weight`` [O, I] in a floating type, converted to the type of x where it differs."""
+    """``weight`` [O, I] in a floating type; 16-bit weights may meet a float32 x."""
 
     weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., I] to [..., O]."""
-        return F.linear(x, self.weight.to(x.dtype))
+        if self.weight.dtype == x.dtype:
+            return F.linear(x, self.weight)
+        out = select(x.device).half_matmul(x.flatten(0, -2), self.weight)  # [T, O]
+        return out.view(*x.shape[:-1], len(self.weight))
 
     def tensors(self) -> Iterator[Tensor]:
         """The weight."""

@@ -62,6 +62,12 @@ class Kernels(Protocol):
         float32. An expert is down(silu(gate(x)) * up(x)). Returns [T, H] in the type of x.
         """
 
+    def half_matmul(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Multiply x [T, I] with a weight [O, I] that is stored in 16 bits, whatever x is in."""
+
+    def warm(self) -> None:
+        """Do now what the first call would otherwise wait for: compile."""
+
 
 def select(device: torch.device) -> Kernels:
     """The implementation for a device."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.grouping import run_by_expert
 from engine.kernels import Arena, loops
 from engine.kernels.loops import Ints, Packed
-from engine.layout import TILE_ROWS, PackedShape
+from engine.layout import TILE_ROWS, ArenaLayout, PackedShape, Slot
 from engine.packing import PackedMatrix
 
 FEW_TOKENS = 4
@@ -48,6 +48,42 @@ class CpuKernels:
             return _matmul(F.silu(_matmul(part, *gate)) * _matmul(part, *up), *down)
 
         return run_by_expert(x.float(), ids, weights, arena.num_experts, run).to(x.dtype)
+
+    def half_matmul(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Multiply x [T, I] with a 16-bit weight [O, I]; see `Kernels.half_matmul`."""
+        if len(x) >= FEW_TOKENS or weight.shape[1] % TILE_ROWS:
+            return F.linear(x, weight.to(x.dtype))
+        inputs = x.float().contiguous().numpy()
+        # Numpy has no bfloat16: both types are read as their bits.
+        bits = weight.view(torch.int16).flatten().numpy().view(np.uint16)
+        out = torch.empty(len(x), len(weight))
+        outputs = out.numpy()
+        brain = weight.dtype == torch.bfloat16
+        _in_parts(
+            len(weight),
+            len(x) * weight.numel(),
+            lambda first, last: loops.half_rows(first, last, inputs, bits, brain, outputs),
+        )
+        return out.to(x.dtype)
+
+    def warm(self) -> None:
+        """Compile the loops, or load them from numba's cache on disk, in seconds."""
+        size = TILE_ROWS
+        shape = PackedShape(size, size, 2, size)
+        matrix = PackedMatrix(
+            shape,
+            codes=torch.zeros(shape.code_words, dtype=torch.int32),
+            scales=torch.zeros(shape.scales, dtype=torch.float16),
+            zeros=torch.zeros(shape.zeros, dtype=torch.float16),
+        )
+        slots = (Slot(shape, 0, 0, 0),) * 3
+        layout = ArenaLayout((slots,), shape.code_words, shape.scales, shape.zeros)
+        x = torch.zeros(1, size)
+        self.matmul(x, matrix)
+        self.half_matmul(x, torch.zeros(size, size, dtype=torch.float16))
+        ids = torch.zeros(1, 1, dtype=torch.int64)
+        arena = Arena(layout, matrix.codes, matrix.scales, matrix.zeros)
+        self.experts(x, ids, torch.ones(1, 1), arena)
 
 
 def _packed(source: PackedMatrix | Arena) -> Packed:

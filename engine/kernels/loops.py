@@ -10,7 +10,7 @@ import numpy as np
 from numba import float32, njit
 from numpy.typing import NDArray
 
-from engine.kernels.simd import group_scaling, plane_product
+from engine.kernels.simd import group_scaling, half_product, plane_product
 
 OPTIONS: dict[str, Any] = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -35,6 +35,7 @@ class Packed(NamedTuple):
 _lone_1, _lone_2 = plane_product(1, 1), plane_product(2, 1)
 _block_1, _block_2 = plane_product(1, TOKEN_BLOCK), plane_product(2, TOKEN_BLOCK)
 _scale_1, _scale = group_scaling(False), group_scaling(True)
+_half_product, _brain_product = half_product(False), half_product(True)
 
 
 @njit(**OPTIONS)
@@ -112,16 +113,21 @@ def _tile_product(
 
 
 @njit(**OPTIONS)
+def _sum_groups(x: Floats, row: int, group: int, sums: Floats) -> None:
+    for index in range(sums.shape[1]):
+        total = float32(0)
+        for column in range(index * group, (index + 1) * group):
+            total += x[row, column]
+        sums[row, index] = total
+
+
+@njit(**OPTIONS)
 def group_sums(x: Floats, group: int) -> Floats:
     """Sums of x [T, columns] by group, [T, G]."""
     tokens, columns = x.shape
     sums = np.empty((tokens, columns // group), np.float32)
     for token in range(tokens):
-        for index in range(columns // group):
-            total = float32(0)
-            for column in range(index * group, (index + 1) * group):
-                total += x[token, column]
-            sums[token, index] = total
+        _sum_groups(x, token, group, sums)
     return sums
 
 
@@ -195,10 +201,11 @@ def gate_up_tiles(
 @njit(**OPTIONS)
 def hidden_sums(hidden: Floats, ids: Ints, group: int) -> Floats:
     """Sums of hidden [T * K, I] by group; those of skipped slots, never written, are left out."""
-    sums = np.empty((hidden.shape[0], hidden.shape[1] // group), np.float32)
-    for slot in range(hidden.shape[0]):
+    slots, columns = hidden.shape
+    sums = np.empty((slots, columns // group), np.float32)
+    for slot in range(slots):
         if ids[slot] >= 0:
-            sums[slot] = group_sums(hidden[slot : slot + 1], group)[0]
+            _sum_groups(hidden, slot, group, sums)
     return sums
 
 
@@ -235,3 +242,20 @@ def down_tiles(
                 )
                 for row in range(TILE):
                     place[row] += weights[slot] * product[0, row]
+
+
+@njit(**OPTIONS)
+def half_rows(first: int, last: int, x: Floats, weights: Halves, brain: bool, out: Floats) -> None:
+    """out[:, first:last] of x [T, columns] times rows of 16-bit weights [O * columns].
+
+    ``brain``: bfloat16, otherwise float16. The columns are a multiple of 32.
+    """
+    tokens, columns = x.shape
+    total = np.empty(1, np.float32)
+    for row in range(first, last):
+        for token in range(tokens):
+            if brain:
+                _brain_product(weights, row * columns, columns, x, token * columns, total)
+            else:
+                _half_product(weights, row * columns, columns, x, token * columns, total)
+            out[token, row] = total[0]

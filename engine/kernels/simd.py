@@ -131,6 +131,64 @@ def group_scaling(stored_zeros: bool) -> Callable[..., None]:
     return scaling
 
 
+def half_product(brain: bool) -> Callable[..., None]:
+    """Make `dot(weights, start, count, x, first, out)`: out[0] = sum of weights * x.
+
+    ``count``, a multiple of 32, weights from ``start`` on, bfloat16 or float16 seen as uint16, and
+    as many inputs from element ``first`` of x on.
+    """
+
+    @intrinsic
+    def dot(
+        typing_context: Any, weights: Any, start: Any, count: Any, x: Any, first: Any, out: Any
+    ) -> Any:
+        index = types.intp
+        signature = types.void(weights, index, index, x, index, out)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            weights, x, out = (_data(context, builder, signature, args, i) for i in (0, 3, 5))
+            start, count, first = args[1], args[2], args[4]
+            zero = ir.Constant(_FLOATS, [0.0] * TILE_ROWS)
+            total = cgutils.alloca_once_value(builder, zero)
+            with cgutils.for_range(builder, builder.sdiv(count, _intp(TILE_ROWS))) as loop:
+                offset = builder.mul(loop.index, _intp(TILE_ROWS))
+                convert = _brain_halves if brain else _halves
+                weight = convert(builder, weights, builder.add(start, offset))
+                value = _load(builder, x, builder.add(first, offset), _FLOATS)
+                term = builder.fmul(weight, value, flags=_FAST)
+                builder.store(builder.fadd(builder.load(total), term, flags=_FAST), total)
+            builder.store(_sum(builder, builder.load(total)), out)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    product: Callable[..., None] = dot
+    return product
+
+
+def _sum(builder: Any, vector: Any) -> Any:
+    """Sum of a vector's elements, by halving it."""
+    width = TILE_ROWS
+    while width > 1:
+        width //= 2
+        low, high = (
+            builder.shuffle_vector(
+                vector,
+                ir.Constant(vector.type, ir.Undefined),
+                ir.Constant(ir.VectorType(_I32, width), list(range(at, at + width))),
+            )
+            for at in (0, width)
+        )
+        vector = builder.fadd(low, high)
+    return builder.extract_element(vector, _I32(0))
+
+
+def _brain_halves(builder: Any, data: Any, index: Any) -> Any:
+    """32 bfloat16, given as uint16, as floats: the upper halves of their words."""
+    wide = builder.zext(_load(builder, data, index, _HALVES, align=2), _WORDS)
+    return builder.bitcast(builder.shl(wide, ir.Constant(_WORDS, [16] * TILE_ROWS)), _FLOATS)
+
+
 def _halves(builder: Any, data: Any, index: Any) -> Any:
     """32 float16, given as uint16, as floats; infinities and NaNs excepted.
 
