@@ -21,6 +21,7 @@ import pulp
 
 from engine.errors import AllocationError, UsageError
 from engine.layout import EXPERT_WIDTHS
+from engine.manifest import LayerRecord
 
 FORCED_WIDTHS = (3, 2)
 """Widths that the paper's program gives to at least one expert each."""
@@ -36,6 +37,11 @@ class LayerScores:
     frequency: tuple[float, ...]
     routing_weight: tuple[float, ...]
     errors: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, record: LayerRecord) -> "LayerScores":
+        """The scores that a finished checkpoint remembers."""
+        return cls(record.frequency, record.routing_weight, record.errors)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,163 @@
+"""Scores and Hessians of a layer's experts against plain float64 loops."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compress import streams
+from compress.quantizers import Quantizer, quantizer
+from compress.quantizers.grid import Codes
+from compress.quantizers.hessian import Hessian, mean_hessian
+from compress.routed import MoeBlock, expert_of
+from compress.significance import frequencies, routing_weights, score_layer
+from engine.attention import Attention, Rope
+from engine.config import ModelConfig
+from engine.experts import FloatExperts
+from engine.layout import EXPERT_WIDTHS
+from engine.linear import FloatLinear
+from engine.model import Layer, Norm
+from engine.pruning import Routing
+
+HIDDEN, INNER, EXPERTS = 64, 96, 4
+CONFIG = ModelConfig(
+    vocab_size=50, hidden_size=HIDDEN, intermediate_size=INNER, num_layers=1, num_heads=2,
+    num_kv_heads=1, head_dim=32, num_experts=EXPERTS, top_k=2, rope_theta=1e4, rms_norm_eps=1e-5,
+    max_context=64,
+)  # fmt: skip
+GROUP = 32
+
+
+def random_layer(seed: int = 0) -> Layer:
+    torch.manual_seed(seed)
+    return Layer(
+        index=0,
+        input_norm=Norm(torch.rand(HIDDEN) + 0.5, 1e-5),
+        attention=Attention(
+            q=FloatLinear(torch.randn(64, HIDDEN) / 8),
+            k=FloatLinear(torch.randn(32, HIDDEN) / 8),
+            v=FloatLinear(torch.randn(32, HIDDEN) / 8),
+            o=FloatLinear(torch.randn(HIDDEN, 64) / 8),
+            head_dim=32,
+        ),
+        post_norm=Norm(torch.rand(HIDDEN) + 0.5, 1e-5),
+        router=FloatLinear(torch.randn(EXPERTS, HIDDEN) / 4),
+        experts=FloatExperts(
+            gate=torch.randn(EXPERTS, INNER, HIDDEN) / 8,
+            up=torch.randn(EXPERTS, INNER, HIDDEN) / 8,
+            down=torch.randn(EXPERTS, HIDDEN, INNER) / 8,
+        ),
+        top_k=2,
+    )
+
+
+def moe_output(experts: FloatExperts, x: Tensor, routing: Routing) -> Tensor:
+    """The MoE block, token by token in float64."""
+    out = torch.zeros_like(x, dtype=torch.float64)
+    for t in range(len(x)):
+        for slot in range(routing.ids.shape[1]):
+            gate, up, down = (m[routing.ids[t, slot]].double() for m in experts.tensors())
+            token = x[t].double()
+            out[t] += routing.weights[t, slot] * (down @ (F.silu(gate @ token) * (up @ token)))
+    return out
+
+
+def crude(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
+    """A quantizer that needs no Hessian, so that the reference is easy."""
+    return quantizer("minmax")(weights, hessian, bits, group_size)
+
+
+def test_errors_are_the_change_of_the_block_output() -> None:
+    layer = random_layer()
+    experts = layer.experts
+    assert isinstance(experts, FloatExperts)
+    stream = torch.randn(3, 20, HIDDEN)
+    rope = Rope(CONFIG).at(0, 20)
+    h = layer.attend(stream, rope)
+    x = layer.moe_input(h)
+    routing = layer.route(x)
+    exact = moe_output(experts, x, routing)
+    scores = score_layer(layer, stream, rope, crude, GROUP, lambda index: None)
+    for index in range(EXPERTS):
+        for j, bits in enumerate(EXPERT_WIDTHS):
+            changed = FloatExperts(*(m.clone() for m in experts.tensors()))
+            for matrix in changed.tensors():
+                codes = crude(matrix[index], Hessian(torch.eye(matrix.shape[-1])), bits, GROUP)
+                matrix[index] = codes.dequantize()
+            norm = float((moe_output(changed, x, routing) - exact).norm())
+            assert scores.errors[index][j] == pytest.approx(norm, rel=1e-4)
+    # The stream has moved past the layer.
+    torch.testing.assert_close(stream.flatten(0, 1), h.flatten(0, 1) + exact.float())
+
+
+def test_frequency_and_weight_count_the_routing() -> None:
+    routing = Routing(
+        ids=torch.tensor([[0, 1], [2, 0], [0, 2]]),
+        weights=torch.tensor([[0.75, 0.25], [0.5, 0.5], [1.0, 0.0]]),
+    )
+    assert frequencies(routing, 4) == pytest.approx((3 / 6, 1 / 6, 2 / 6, 0))
+    assert routing_weights(routing, 4) == pytest.approx((2.25 / 3, 0.25 / 3, 0.5 / 3, 0))
+
+
+@pytest.mark.parametrize("name", ["gptq", "rtn"])
+def test_more_bits_cost_less(name: str) -> None:
+    quantize: Quantizer = quantizer(name)
+    rope = Rope(CONFIG).at(0, 32)
+    scores = score_layer(
+        random_layer(1), torch.randn(16, 32, HIDDEN), rope, quantize, GROUP, lambda index: None
+    )
+    assert sum(scores.frequency) == pytest.approx(1)
+    assert sum(scores.routing_weight) == pytest.approx(1)
+    for errors in scores.errors:
+        assert errors[0] > 1.3 * errors[1] > 1.3 * 1.3 * errors[2] > 0
+
+
+def block_with(ids: Tensor, layer: Layer, hidden: Tensor) -> MoeBlock:
+    return MoeBlock(layer, hidden, Routing(ids, torch.full(ids.shape, 0.5)))
+
+
+def test_hessians_of_rare_experts_shrink_to_the_layers() -> None:
+    """The documented formula, with 0, few and enough tokens."""
+    layer = random_layer()
+    hidden = torch.randn(600, HIDDEN)
+    x = layer.post_norm.forward(hidden)
+    shared = x.T @ x / len(x)
+    ids = torch.zeros(600, 2, dtype=torch.int64)
+    ids[:, 1] = 3
+    ids[:30, 1] = 1
+    block = block_with(ids, layer, hidden)
+
+    def hessian(expert: int) -> Tensor:
+        return mean_hessian(block.calibration_inputs(expert, HIDDEN), HIDDEN).matrix
+
+    torch.testing.assert_close(hessian(0), shared)
+    enough = 2 * HIDDEN
+    few = x[:30].T @ x[:30] / 30
+    spread = x[torch.linspace(0, 599, enough - 30, dtype=torch.float64).round().long()]
+    sampled = spread.T @ spread / len(spread)
+    torch.testing.assert_close(hessian(1), 30 / enough * few + (1 - 30 / enough) * sampled)
+    none = x[torch.linspace(0, 599, enough, dtype=torch.float64).round().long()]
+    torch.testing.assert_close(hessian(2), none.T @ none / enough)
+
+
+def test_moe_block_routes_as_the_layer_does() -> None:
+    layer = random_layer()
+    stream = torch.randn(5, 12, HIDDEN)
+    block = streams.moe_block(layer, stream)
+    expected = layer.route(layer.moe_input(stream))
+    assert torch.equal(block.routing.ids, expected.ids)
+    tokens, weights = block.routed(2)
+    assert ((expected.ids == 2).any(-1)).nonzero()[:, 0].tolist() == sorted(tokens.tolist())
+    assert weights.shape == tokens.shape
+    (inputs,) = block.inputs(tokens)
+    torch.testing.assert_close(inputs, layer.moe_input(stream)[tokens])
+
+
+def test_one_expert_computes_what_all_of_them_do() -> None:
+    layer = random_layer()
+    experts = layer.experts
+    assert isinstance(experts, FloatExperts)
+    x = torch.randn(7, HIDDEN)
+    only = torch.full((7, 1), 3)
+    whole = experts.forward(x, only, torch.ones(7, 1))
+    torch.testing.assert_close(expert_of(experts, 3).forward(x), whole)
