@@ -22,7 +22,7 @@ from app.widgets.chat_view import ChatView
 from app.widgets.gauge import Readings
 from app.widgets.gauges import Gauges, NewReadings
 from app.widgets.header import HeaderLine
-from app.widgets.messages import ModelMessage
+from app.widgets.messages import ModelMessage, Notice
 from app.widgets.prompt import Prompt
 from engine import protocol
 from engine.protocol import PruningMode
@@ -111,6 +111,10 @@ class ChatScreen(Screen[None]):
         self._show_readings(self._readings.at_start_of_reply())
         if self.query_one(HeaderLine).state == "ready":
             self.query_one(HeaderLine).show("writing")
+
+    async def on_notice_chosen(self, event: Notice.Chosen) -> None:
+        """What a notice offers is one of the actions below."""
+        await self.run_action(event.action)
 
     def action_stop(self) -> None:
         """Stop the reply; the engine answers with what it wrote."""

@@ -36,6 +36,7 @@ class CompressScreen(Screen[Path | None]):
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", key_display="Esc"),
+        Binding("escape", "back", "Back", key_display="Esc"),
         Binding("r", "retry", "Try again"),
     ]
 
@@ -71,16 +72,20 @@ class CompressScreen(Screen[Path | None]):
             await self._client.stop()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Trying again makes sense after a failure only."""
-        return self._failed if action == "retry" else True
+        """A running job can be stopped; a failed one tried again, or left."""
+        if action in {"retry", "back"}:
+            return self._failed
+        return not self._failed if action == "stop" else True
 
     def action_stop(self) -> None:
-        """Stop a running job; leave a failed one."""
-        if self._failed:
-            self.dismiss(None)
-        elif self._client:
+        """Ask the job to stop; it ends with what it has finished."""
+        if self._client:
             self._end_line(STOPPING)
             self._client.cancel()
+
+    def action_back(self) -> None:
+        """Return to the choices."""
+        self.dismiss(None)
 
     async def action_retry(self) -> None:
         """Run the job again; it goes on from what is done."""

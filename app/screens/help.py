@@ -29,7 +29,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Engine",
         (
-            ("F2", "expert pruning (ODP) on or off, from the next token"),
+            ("F2", "switch ODP, also in the middle of a reply"),
             ("F3", "show or hide the gauges"),
             ("Ctrl+R", "restart the engine"),
         ),

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input, RadioButton, RadioSet, Static
+from textual.widgets import DataTable, Footer, Input, Static
 
 from app import sources
 from app.compress_client import Job
@@ -20,10 +20,18 @@ from app.services import Services
 from app.units import size
 from app.widgets.header import HeaderLine
 from app.widgets.plan_table import PlanTable
+from app.widgets.source_list import SourceList
 from compress.plan import plan
 from engine import protocol
 from engine.errors import McChatError
 
+SOURCES = (
+    "Demo: comes with mc-chat, works offline, ready in about a minute",
+    "Mixtral 8x7B Instruct: from a folder that holds the original",
+)
+INTRO = Content.from_markup(
+    "[bold]Welcome to mc-chat.[/]  [$quiet]Choose what this machine shall run; Enter begins.[/]"
+)
 LOOKING = "looking at this machine…"
 NEEDS_FOLDER = (
     "This version does not download it: type the folder that holds the original "
@@ -36,8 +44,7 @@ class WizardScreen(Screen[Path]):
 
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "compress", "Compress", key_display="Enter"),
-        Binding("tab", "app.focus_next", "Next field", key_display="Tab"),
+        Binding("tab", "app.focus_next", "Model / size", key_display="Tab"),
         Binding("d", "device", "Other device"),
         Binding("ctrl+r", "detect", "Look again"),
     ]
@@ -55,15 +62,11 @@ class WizardScreen(Screen[Path]):
         """Machine, model, size: in the order of the decisions."""
         yield HeaderLine()
         with VerticalScroll(id="wizard", can_focus=False):
-            yield Static("Choose a model and a size for this machine.", id="intro")
+            yield Static(INTRO, id="intro")
             yield Static("THIS MACHINE", classes="heading")
             yield Static(LOOKING, id="machine")
             yield Static("MODEL", classes="heading")
-            with RadioSet(id="source", compact=True):
-                yield RadioButton(
-                    "Demo: small, ships with mc-chat, works offline, about a minute", value=True
-                )
-                yield RadioButton("Mixtral 8x7B Instruct: from a folder with the original")
+            yield SourceList(SOURCES)
             yield Input(placeholder="folder of the original checkpoint", id="folder", compact=True)
             yield Static("SIZE", classes="heading")
             yield PlanTable()
@@ -82,7 +85,7 @@ class WizardScreen(Screen[Path]):
 
     # --- what the user does -------------------------------------------------------------------
 
-    def on_radio_set_changed(self, event: RadioSet.Changed) -> None:
+    def on_source_list_chosen(self, event: SourceList.Chosen) -> None:
         """Another model: another table."""
         is_demo = event.index == 0
         self._source = self._demo if is_demo else self._original
@@ -173,7 +176,7 @@ class WizardScreen(Screen[Path]):
         self.query_one(PlanTable).show(table)
         where = f"at a context of {table.context:,} tokens"
         self._say(
-            f"★ {table.reason}, {where}." if table.recommended else f"{table.reason}.",
+            f"★ recommended: {table.reason}, {where}." if table.recommended else f"{table.reason}.",
             "quiet" if table.recommended else "warning",
         )
 

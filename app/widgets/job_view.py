@@ -13,7 +13,7 @@ class JobView(Widget):
     """Four lines; ``since`` is how many seconds ago ``progress`` was told."""
 
     DEFAULT_CSS = """
-    JobView { height: 5; }
+    JobView { height: 4; }
     """
 
     progress: reactive[Progress | None] = reactive(None)
@@ -44,11 +44,15 @@ class JobView(Widget):
 
 
 def _stages(progress: Progress) -> Content:
-    """All stages in their order, the present one marked: each layer goes through most of them."""
-    pieces = [
-        Content.styled(f"▸ {stage}  ", "bold $primary")
-        if stage == progress.stage
-        else Content.styled(f"· {stage}  ", "$quiet")
-        for stage in STAGES
-    ]
-    return Content.assemble(*pieces)
+    """All stages in their order; each layer goes through most of them anew."""
+    present = STAGES.index(progress.stage)
+    pieces = [_stage(stage, index - present) for index, stage in enumerate(STAGES)]
+    return Content("   ").join(pieces)
+
+
+def _stage(name: str, distance: int) -> Content:
+    if distance < 0:
+        return Content.styled(f"✓ {name}", "$success")
+    if distance == 0:
+        return Content.styled(f"▸ {name}", "bold $primary")
+    return Content.styled(f"· {name}", "$quiet")

@@ -3,6 +3,7 @@
 from markdown_it import MarkdownIt
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.message import Message
 from textual.widgets import Button, Markdown, Static
 
 from app.history import MessageRecord
@@ -79,6 +80,13 @@ def _below(record: MessageRecord | None) -> str:
 class Notice(Vertical):
     """Something that happened to the chat, with a button for what to do about it."""
 
+    class Chosen(Message):
+        """The button was pressed. The screen acts on it: a button cannot wait for its own end."""
+
+        def __init__(self, action: str) -> None:
+            super().__init__()
+            self.action = action
+
     def __init__(self, text: str, label: str = "", action: str = "") -> None:
         super().__init__()
         self._text = text
@@ -89,4 +97,9 @@ class Notice(Vertical):
         """The line, and the button where there is something to do."""
         yield Static(f"▲ {safe_text(self._text)}", markup=False)
         if self._action:
-            yield Button(self._label, action=self._action, compact=True)
+            yield Button(self._label, compact=True)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Hand the action on."""
+        event.stop()
+        self.post_message(self.Chosen(self._action))

@@ -1,19 +1,36 @@
 """The table of sizes: what each takes, and whether it fits. Words and symbols, not only colour."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import DataTable
 
 from app.units import size
 from compress.plan import Choice, Plan
 
+PERPLEXITY = "perplexity"
+_COLUMNS = (
+    ("  bits", 6),
+    ("weights", 10),
+    ("KV cache", 10),
+    ("workspace", 11),
+    ("in all", 10),
+    ("  fits", 11),
+    (PERPLEXITY, 12),
+)
+"""Headings and widths in cells: 70 in all, for 80 columns."""
+
 
 class PlanTable(DataTable[Content]):
-    """One row per choice, the recommended one under the cursor."""
+    """One row per choice, the recommended one under the cursor and marked with a star."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Compress", key_display="Enter")
+    ]
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(cursor_type="row", zebra_stripes=False, **options)
+        super().__init__(cursor_type="row", cell_padding=0, **options)
         self._plan: Plan | None = None
 
     def show(self, plan: Plan) -> None:
@@ -21,8 +38,9 @@ class PlanTable(DataTable[Content]):
         self._plan = plan
         self.clear(columns=True)
         scored = any(choice.paper_score for choice in plan.choices)
-        columns = ["bits", "weights", "KV cache", "workspace", "in all", "fits"]
-        self.add_columns(*columns, *(["perplexity"] if scored else []), "")
+        for label, width in _COLUMNS:
+            if scored or label != PERPLEXITY:
+                self.add_column(_heading(label, width), width=width)
         for choice in plan.choices:
             self.add_row(*_cells(choice, choice == plan.recommended, scored))
         chosen = plan.recommended or plan.choices[0]
@@ -34,28 +52,33 @@ class PlanTable(DataTable[Content]):
         return self._plan.choices[self.cursor_row] if self._plan else None
 
 
+def _heading(label: str, width: int) -> str:
+    """Figures stand at the right of their column; what begins with a space stands at the left."""
+    return label if label.startswith(" ") else label.rjust(width)
+
+
 def _cells(choice: Choice, recommended: bool, scored: bool) -> list[Content]:
-    figures = [
-        choice.weights_bytes,
-        choice.kv_bytes,
-        choice.workspace_bytes,
-        choice.total_bytes,
-    ]
+    sizes = (
+        (choice.weights_bytes, 10),
+        (choice.kv_bytes, 10),
+        (choice.workspace_bytes, 11),
+        (choice.total_bytes, 10),
+    )
+    star = ("★ ", "$primary") if recommended else "  "
     cells = [
-        Content.styled(f"{choice.nominal_bits:.2f}", "bold"),
-        *(Content(size(count).rjust(8)) for count in figures),
+        Content.assemble(star, (f"{choice.nominal_bits:.2f}", "bold")),
+        *(Content(size(count).rjust(width)) for count, width in sizes),
         _fit(choice),
     ]
     if scored:
         score = choice.paper_score
-        cells.append(Content(f"{score.perplexity:.2f}".rjust(6) if score else "     –"))
-    cells.append(Content.styled("★ recommended", "$primary") if recommended else Content())
+        cells.append(Content((f"{score.perplexity:.2f}" if score else "–").rjust(12)))
     return cells
 
 
 def _fit(choice: Choice) -> Content:
     if not choice.fits:
-        return Content.styled("✕ too big", "$error")
+        return Content.styled("  ✕ too big", "$error")
     if choice.tight:
-        return Content.styled("! tight", "$warning")
-    return Content.styled("✓ fits", "$success")
+        return Content.styled("  ! tight", "$warning")
+    return Content.styled("  ✓ fits", "$success")

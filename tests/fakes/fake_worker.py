@@ -58,6 +58,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.cancelled: set[int] = set()
+        self.ended = False
         self.pruning: protocol.PruningMode = "odp"
         self.requests: queue.SimpleQueue[protocol.Request] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -71,6 +72,7 @@ class Reader:
                 self.pruning = request.mode
             else:
                 self.requests.put(request)
+        self.ended = True
         self.requests.put(protocol.Shutdown())
 
 
@@ -142,7 +144,7 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
     said = ""
     for count, piece in enumerate(pieces, start=1):
         if "hold" in words and count == 20:
-            while request.id not in reader.cancelled:
+            while request.id not in reader.cancelled and not reader.ended:
                 emit(protocol.MetersUpdate(request.id, meters(reader, count, prompt)))
                 time.sleep(0.02)
         if "crash" in words and count == 12:

@@ -1,0 +1,52 @@
+"""What tests of the screens share: the app with fakes behind it, and waiting without sleeping."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from app import paths
+from app.tui import McChatApp
+from app.widgets.header import HeaderLine
+from tests.fakes import fake_job
+
+FAKES = Path(__file__).parent / "fakes"
+PATIENCE_SECONDS = 20.0
+
+
+def make_app(*worker: str, story: str = "done", model: Path | None = None) -> McChatApp:
+    """The app; ``worker`` are the fake engine's options, ``story`` is the fake job's."""
+    return McChatApp(
+        model=model,
+        worker_command=[sys.executable, str(FAKES / "fake_worker.py"), *worker],
+        job_command=[sys.executable, str(FAKES / "fake_job.py"), "--story", story],
+        clock=lambda: 0.0,
+    )
+
+
+def install_model(name: str = "demo") -> Path:
+    folder = paths.models_dir() / name
+    fake_job.write_model(folder)
+    return folder
+
+
+async def wait_until(pilot: Pilot[None], predicate: Callable[[], object]) -> None:
+    """Wait for something to become true, without guessing how long it takes."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise AssertionError("it never became true")
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+async def wait_for_state(pilot: Pilot[None], state: str) -> None:
+    """Wait until the header shows the engine in this state."""
+
+    def shown() -> bool:
+        headers = pilot.app.screen.query(HeaderLine)
+        return bool(headers) and headers.first().state == state
+
+    await wait_until(pilot, shown)
