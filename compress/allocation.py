@@ -170,7 +170,7 @@ def solve(table: Sequence[Sequence[float]], budget: Budget) -> tuple[int, ...]:
     scaled = _rescale(table)
     program = pulp.LpProblem("bits", pulp.LpMinimize)
     pick = [
-        [pulp.LpVariable(f"x_{i:03d}_{bits}", cat="Binary") for bits in EXPERT_WIDTHS]
+        [program.add_variable(f"x_{i:03d}_{bits}", cat="Binary") for bits in EXPERT_WIDTHS]
         for i in range(len(scaled))
     ]
     program += pulp.lpSum(

@@ -226,13 +226,13 @@ def greedy_replies(
 def _greedy(model: Model, tokens: Tensor, pruning: Pruning) -> list[list[int]]:
     """Greedy replies to prompts [B, T], without the end token."""
     batch, length = tokens.shape
-    capacity = min(model.config.max_context, length + MAX_REPLY_TOKENS)
-    cache = KVCache(model.config, capacity, batch, model.embed.device, model.dtype)
+    limit = min(MAX_REPLY_TOKENS, model.config.max_context - length)
+    cache = KVCache(model.config, length + limit, batch, model.embed.device, model.dtype)
     ends = torch.tensor(model.config.eos_ids, device=tokens.device)
     drawn = []
     ended = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
     step = tokens
-    while cache.length + step.shape[1] <= capacity:
+    for _ in range(limit):
         logits = model.forward(step, cache, pruning, last_only=True)  # [B, 1, V]
         step = logits.argmax(-1)  # [B, 1]
         drawn.append(step)
