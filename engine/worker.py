@@ -52,57 +52,59 @@ _GRACE_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Wish:
-    """What is wanted of one reply, now."""
+@dataclass(eq=False)
+class Wish:
+    """What is wanted of one reply, now. The reading thread changes it, the other reads it."""
 
+    reply: int
     pruning: PruningMode
     cancelled: bool = False
 
 
 class Wishes:
-    """What the reading thread tells the computing one about replies that are not over."""
+    """The wishes for all replies that are not over. Ids may be used again, so each is its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._replies: dict[int, _Wish] = {}
-        self._ended = False
+        self._open: list[Wish] = []
 
-    def expect(self, reply: int, pruning: PruningMode) -> None:
+    def expect(self, request: Generate) -> Wish:
         """A reply was asked for."""
+        wish = Wish(request.id, request.pruning)
         with self._lock:
-            self._replies[reply] = _Wish(pruning)
+            self._open.append(wish)
+        return wish
 
     def cancel(self, reply: int) -> None:
         """Stop a reply, running or waiting; one that is over already needs no stopping."""
         with self._lock:
-            if reply in self._replies:
-                self._replies[reply].cancelled = True
+            for wish in self._open:
+                wish.cancelled |= wish.reply == reply
+
+    def cancel_all(self) -> None:
+        """Stop everything."""
+        with self._lock:
+            for wish in self._open:
+                wish.cancelled = True
 
     def prune(self, mode: PruningMode) -> None:
         """Change the mode of every reply that is not over."""
         with self._lock:
-            for wish in self._replies.values():
+            for wish in self._open:
                 wish.pruning = mode
 
-    def end(self) -> None:
-        """Stop everything."""
-        self._ended = True
-
-    def pruning(self, reply: int) -> PruningMode:
-        """The mode for the next forward pass of the reply."""
-        with self._lock:
-            return self._replies[reply].pruning
-
-    def is_cancelled(self, reply: int) -> bool:
-        """Whether the reply shall stop."""
-        with self._lock:
-            return self._ended or self._replies[reply].cancelled
-
-    def forget(self, reply: int) -> None:
+    def close(self, wish: Wish) -> None:
         """The reply is over."""
         with self._lock:
-            self._replies.pop(reply, None)
+            self._open.remove(wish)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A request in the queue; ``wish`` goes with a Generate."""
+
+    request: ProtocolRequest
+    wish: Wish | None = None
 
 
 class Worker:
@@ -113,7 +115,7 @@ class Worker:
         self._lines = lines
         self._out = out
         self._out_lock = threading.Lock()
-        self._requests: queue.SimpleQueue[ProtocolRequest] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._wishes = Wishes()
         self._session: Session | None = None
 
@@ -121,8 +123,8 @@ class Worker:
         """Serve until Shutdown or the end of the input."""
         threading.Thread(target=self._read, name="requests", daemon=True).start()
         self._emit(Ready())
-        while not isinstance(request := self._requests.get(), Shutdown):
-            self._serve(request)
+        while not isinstance((task := self._tasks.get()).request, Shutdown):
+            self._serve(task)
 
     def _read(self) -> None:
         """The reading thread: at once what concerns a running reply, the rest in order."""
@@ -131,8 +133,8 @@ class Worker:
                 if line.strip() and isinstance(self._sort(line), Shutdown):
                     break
         finally:
-            self._wishes.end()
-            self._requests.put(Shutdown())
+            self._wishes.cancel_all()
+            self._tasks.put(_Task(Shutdown()))
 
     def _sort(self, line: str) -> ProtocolRequest | None:
         """Act on a line or queue it; returns its request, None for one that is none."""
@@ -147,16 +149,15 @@ class Worker:
             case SetPruning(mode=mode):
                 self._wishes.prune(mode)
             case Generate():
-                self._wishes.expect(request.id, request.pruning)
-                self._requests.put(request)
+                self._tasks.put(_Task(request, self._wishes.expect(request)))
             case Load() | Detect() | Unload():
-                self._requests.put(request)
+                self._tasks.put(_Task(request))
         return request
 
-    def _serve(self, request: ProtocolRequest) -> None:
-        reply = request.id if isinstance(request, Generate) else None
+    def _serve(self, task: _Task) -> None:
+        reply = None if task.wish is None else task.wish.reply
         try:
-            self._handle(request)
+            self._handle(task)
         except McChatError as error:
             self._fail(error, reply)
         except Exception as error:
@@ -164,18 +165,18 @@ class Worker:
             where = "the engine's log has the details"
             self._fail(WorkerError(f"{type(error).__name__}: {error}; {where}"), reply)
         finally:
-            if reply is not None:
-                self._wishes.forget(reply)
+            if task.wish is not None:
+                self._wishes.close(task.wish)
 
-    def _handle(self, request: ProtocolRequest) -> None:
-        match request:
-            case Detect():
+    def _handle(self, task: _Task) -> None:
+        match task:
+            case _Task(Generate() as request, Wish() as wish):
+                self._generate(request, wish)
+            case _Task(Detect()):
                 self._emit(Devices(devices.detect()))
-            case Load():
+            case _Task(Load() as request):
                 self._load(request)
-            case Generate():
-                self._generate(request)
-            case Unload():
+            case _Task(Unload()):
                 self._unload()
                 self._emit(Unloaded())
 
@@ -193,11 +194,11 @@ class Worker:
         self._session = None
         devices.release_memory()
 
-    def _generate(self, request: Generate) -> None:
+    def _generate(self, request: Generate, wish: Wish) -> None:
         if self._session is None:
             raise UsageError("no model is loaded; load one first")
-        session, id, wishes = self._session, request.id, self._wishes
-        reply = session.start(request, lambda: wishes.pruning(id), lambda: wishes.is_cancelled(id))
+        session, id = self._session, request.id
+        reply = session.start(request, lambda: wish.pruning, lambda: wish.cancelled)
         text, due = "", 0.0
         for piece in session.run(reply):
             if piece:
