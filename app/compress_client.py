@@ -15,24 +15,16 @@ LOG_NAME = "compress.log"
 
 @dataclass(frozen=True)
 class Job:
-    """What to compress: a source's name or folder, the mean bits of its experts, and where to."""
+    """What to compress: the folder of the original, the mean bits of its experts, and where to."""
 
-    source: str
+    source: Path
     bits: float
     folder: Path
-    device: str = "auto"
 
-    def arguments(self) -> list[str]:
-        """The words of the command line of `compress.job`."""
-        return [
-            self.source,
-            "--bits",
-            f"{self.bits:g}",
-            "--out",
-            str(self.folder),
-            "--device",
-            self.device,
-        ]
+    def arguments(self, restart: bool = False) -> list[str]:
+        """The words of the command line of `compress.job`; ``restart`` discards what is there."""
+        words = [str(self.source), "--bits", f"{self.bits:g}", "--out", str(self.folder)]
+        return [*words, "--restart"] if restart else words
 
 
 class CompressClient:
@@ -43,11 +35,12 @@ class CompressClient:
         listener: Callable[[progress.JobEvent], None],
         job: Job,
         command: Sequence[str] = JOB_COMMAND,
+        restart: bool = False,
     ) -> None:
         self._listener = listener
         self._ended = False
         self._process = LineProcess(
-            [*command, *job.arguments()],
+            [*command, *job.arguments(restart)],
             paths.log_dir() / LOG_NAME,
             self._hear_line,
             self._hear_exit,

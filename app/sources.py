@@ -11,17 +11,17 @@ from engine.errors import SourceError
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """A source as a person sees it. ``source`` is what a job is given, None: a folder is needed
-    first; ``name`` is what the compressed model will be called, its bits aside."""
+    """A source as a person sees it. ``source`` is the folder of the original, None: to be named by
+    the user first; ``name`` is what the compressed model will be called, its bits aside."""
 
     title: str
     name: str
     config: ModelConfig
-    source: str | None
+    source: Path | None
 
     def folder(self, bits: float) -> Path:
         """Where the compressed model goes: the demo has one build, others one per width."""
-        if self.source == models.DEMO:
+        if self.name == models.DEMO:
             return models.demo_folder()
         return paths.models_dir() / f"{self.name}-{bits:g}bit"
 
@@ -29,7 +29,7 @@ class SourceChoice:
 def demo() -> SourceChoice:
     """The model that ships with mc-chat. Raises SourceError when its files are missing."""
     config = ModelConfig.from_folder(DEMO_DIR)
-    return SourceChoice("the demo model", models.DEMO, config, models.DEMO)
+    return SourceChoice("the demo model", models.DEMO, config, DEMO_DIR)
 
 
 def mixtral() -> SourceChoice:
@@ -47,4 +47,4 @@ def local(text: str) -> SourceChoice:
             f"{folder} holds no *.safetensors file: the original's weights are needed"
         )
     config = ModelConfig.from_folder(folder)
-    return SourceChoice(folder.name, folder.name, config, str(folder.absolute()))
+    return SourceChoice(folder.name, folder.name, config, folder.absolute())

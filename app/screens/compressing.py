@@ -38,6 +38,7 @@ class CompressScreen(Screen[Path | None]):
         Binding("escape", "stop", "Stop", key_display="Esc"),
         Binding("escape", "back", "Back", key_display="Esc"),
         Binding("r", "retry", "Try again"),
+        Binding("n", "anew", "Begin anew"),
     ]
 
     def __init__(self, job: Job, title: str, services: Services) -> None:
@@ -73,7 +74,7 @@ class CompressScreen(Screen[Path | None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """A running job can be stopped; a failed one tried again, or left."""
-        if action in {"retry", "back"}:
+        if action in {"retry", "anew", "back"}:
             return self._failed
         return not self._failed if action == "stop" else True
 
@@ -91,11 +92,16 @@ class CompressScreen(Screen[Path | None]):
         """Run the job again; it goes on from what is done."""
         await self._start()
 
-    async def _start(self) -> None:
+    async def action_anew(self) -> None:
+        """Discard what is done, and a model of this name, and run the job from the beginning."""
+        await self._start(restart=True)
+
+    async def _start(self, restart: bool = False) -> None:
         self._set_failed(False)
         self._end_line(KEPT)
         self.query_one(HeaderLine).show("writing", "compressing")
-        self._client = CompressClient(self._pass_on, self._job, self._services.job_command)
+        self.query_one(JobView).progress = None
+        self._client = CompressClient(self._pass_on, self._job, self._services.job_command, restart)
         await self._client.start()
 
     def _pass_on(self, event: JobEvent) -> None:

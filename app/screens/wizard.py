@@ -130,8 +130,7 @@ class WizardScreen(Screen[Path]):
             self.query_one("#folder").focus()
         else:
             folder = self._source.folder(choice.nominal_bits)
-            device = self._devices[self._device].id
-            self._run_job(Job(self._source.source, choice.nominal_bits, folder, device))
+            self._run_job(Job(self._source.source, choice.nominal_bits, folder))
 
     @work(exclusive=True)
     async def _run_job(self, job: Job) -> None:

@@ -92,11 +92,14 @@ class PruningGauge(Gauge):
     def body(self, width: int) -> list[Content]:
         """The reply's course and its mean."""
         meters = self.readings.meters
-        lines = sparkline(self.readings.recent, width)
-        mean = (
-            f"{share(meters.prune_ratio)} of expert slots, this reply" if meters else "this reply"
-        )
-        return [*(Content.styled(line, "$primary on $surface") for line in lines), detail(mean)]
+        recent = self.readings.recent
+        top = 0.5 if max(recent, default=0.0) <= 0.5 else 1.0  # ODP skips one of two experts
+        lines = sparkline([ratio / top for ratio in recent], width)
+        mean = share(meters.prune_ratio) if meters else UNKNOWN
+        return [
+            *(Content.styled(line, "$primary on $background") for line in lines),
+            spread(detail(f"{mean} over the reply"), detail(f"scale 0–{top:.0%}"), width),
+        ]
 
 
 class SpeedGauge(Gauge):

@@ -1,7 +1,8 @@
 """A scripted compression: speaks `compress.progress`, and stops cleanly when it is asked to.
 
 Arguments as for `compress.job`; `--story` says how it ends: "done" writes a model that can be
-listed, "fail" runs out of disk once and works when tried again, "hold" waits to be stopped.
+listed, "fail" runs out of disk once and works when tried again, "hold" waits to be stopped,
+"anew" wants --restart.
 """
 
 import argparse
@@ -82,11 +83,14 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--bits", type=float)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--device")
+    parser.add_argument("--restart", action="store_true")
     parser.add_argument("--story", default="done")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
     emit(Progress("check", 0, LAYERS, 0.0, 0.0, None, f"reading {options.source}"))
+    if options.story == "anew" and not options.restart:
+        emit(JobFailed("UsageError", "an unfinished run was begun with other options"))
+        sys.exit(2)
     if options.story == "hold":
         steps(until=0.55)
         while True:

@@ -1,0 +1,139 @@
+"""The gauges show what the engine tells, and the pruning key reaches it."""
+
+from dataclasses import replace
+
+import pytest
+from textual.pilot import Pilot
+from textual.widget import Widget
+
+from app.widgets.gauge import Readings
+from app.widgets.gauges import Gauges, NewReadings
+from app.widgets.meters import (
+    ActivatedGauge,
+    ContextGauge,
+    GaugeStrip,
+    MemoryGauge,
+    PruningGauge,
+    SpeedGauge,
+)
+from app.widgets.prompt import Prompt
+from tests.ui import install_model, make_app, wait_for_state, wait_until
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def shown(pilot: Pilot[None], kind: type[Widget]) -> str:
+    return str(pilot.app.screen.query_one(kind).render())
+
+
+async def start_reply(pilot: Pilot[None], text: str) -> None:
+    await wait_for_state(pilot, "ready")
+    pilot.app.screen.query_one(Prompt).text = text
+    await pilot.press("enter")
+
+
+async def test_memory_is_known_as_soon_as_the_model_is_loaded():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        memory = shown(pilot, MemoryGauge)
+        for figure in ("19.1 GB", "17.4 GB", "1.07 GB", "612 MB", "4.98 GB of 25.3 GB"):
+            assert figure in memory
+        assert "–" in shown(pilot, SpeedGauge)
+        assert "of 8,192" in shown(pilot, ContextGauge)
+
+
+async def test_every_figure_is_the_engines():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await start_reply(pilot, "one two three")
+        await wait_for_state(pilot, "ready")
+        await wait_until(pilot, lambda: "42.5" in shown(pilot, SpeedGauge))
+        activated = shown(pilot, ActivatedGauge)
+        assert "10.2 B" in activated
+        assert "22 % of 46.7 B" in activated
+        assert "4.10 GB read" in activated
+        assert "31 % over the reply" in shown(pilot, PruningGauge)
+        assert "0.38 s" in shown(pilot, SpeedGauge)
+        assert "79 of 8,192" in shown(pilot, ContextGauge)
+
+
+async def test_the_pruning_key_changes_a_running_reply():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await start_reply(pilot, "hold on")
+        await wait_until(pilot, lambda: "33 % now" in shown(pilot, PruningGauge))
+        assert "ODP on" in shown(pilot, PruningGauge)
+        assert "10.2 B" in shown(pilot, ActivatedGauge)
+
+        await pilot.press("f2")
+        await wait_until(pilot, lambda: "0.0 % now" in shown(pilot, PruningGauge))
+        assert "ODP off" in shown(pilot, PruningGauge)
+        assert "12.9 B" in shown(pilot, ActivatedGauge)
+
+        await pilot.press("f2")
+        await wait_until(pilot, lambda: "33 % now" in shown(pilot, PruningGauge))
+
+
+async def test_the_pruning_key_holds_for_the_next_reply_too():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("f2")
+        await start_reply(pilot, "go")
+        await wait_until(pilot, lambda: "0.0 % over the reply" in shown(pilot, PruningGauge))
+
+
+async def test_the_sparkline_begins_anew_with_each_reply():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await start_reply(pilot, "go")
+        await wait_for_state(pilot, "ready")
+        gauges = pilot.app.screen.query_one(Gauges)
+        await wait_until(pilot, lambda: len(gauges.readings.recent) > 3)
+        await start_reply(pilot, "full")
+        await wait_until(pilot, lambda: gauges.readings.recent == ())
+
+
+async def test_a_narrow_screen_gets_two_lines_with_the_same_figures():
+    install_model()
+    async with make_app().run_test(size=(80, 24)) as pilot:
+        await start_reply(pilot, "one two three")
+        await wait_until(pilot, lambda: "42.5" in shown(pilot, GaugeStrip))
+        await wait_for_state(pilot, "ready")
+        strip = shown(pilot, GaugeStrip)
+        for figure in (
+            "19.1 GB",
+            "4.98 GB free",
+            "10.2 B",
+            "22 %",
+            "31 %",
+            "79 of 8,192",
+            "ODP on",
+        ):
+            assert figure in strip
+        assert pilot.app.screen.query_one(Gauges).size.height == 2
+        assert not pilot.app.screen.query_one(MemoryGauge).is_on_screen
+
+
+async def test_f3_hides_and_shows_the_gauges():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("f3")
+        assert not pilot.app.screen.query_one(Gauges).display
+        await pilot.press("f3")
+        assert pilot.app.screen.query_one(Gauges).display
+
+
+async def test_a_dead_engine_holds_no_memory():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await start_reply(pilot, "crash")
+        await wait_for_state(pilot, "down")
+        await wait_until(pilot, lambda: "GB" not in shown(pilot, MemoryGauge))
+
+
+def test_old_readings_collapse():
+    old, new = NewReadings(Readings()), NewReadings(replace(Readings(), context=1))
+    assert new.can_replace(old)

@@ -1,0 +1,174 @@
+"""The first run, from an empty folder to a chat, with a scripted engine and compression."""
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+
+from app import models
+from app.screens.chat import ChatScreen
+from app.screens.compressing import CompressScreen
+from app.screens.wizard import LOOKING, WizardScreen
+from app.widgets.job_view import JobView
+from app.widgets.plan_table import PlanTable
+from app.widgets.source_list import SourceList
+from assets import DEMO_DIR
+from compress.plan import plan
+from engine.config import MIXTRAL_8X7B
+from tests.fakes.fake_worker import DEVICES, SMALL_DEVICES
+from tests.ui import make_app, wait_for_state, wait_until
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def text_of(pilot: Pilot[None], selector: str) -> str:
+    return str(pilot.app.screen.query_one(selector, Static).content)
+
+
+def table(pilot: Pilot[None]) -> PlanTable:
+    return pilot.app.screen.query_one(PlanTable)
+
+
+async def choose_mixtral(pilot: Pilot[None]) -> None:
+    pilot.app.screen.query_one(SourceList).focus()
+    await pilot.press("down")
+    await wait_until(pilot, lambda: pilot.app.screen.query_one("#folder").display)
+
+
+async def test_one_key_leads_from_nothing_to_a_chat():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        assert isinstance(pilot.app.screen, WizardScreen)
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await wait_for_state(pilot, "ready")
+        assert models.demo_installed()
+
+
+async def test_the_machine_and_its_free_memory_are_shown():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        machine = text_of(pilot, "#machine")
+        assert "▸ NVIDIA GeForce RTX 3090  24.1 GB free of 25.3 GB" in machine
+        assert "AMD Ryzen 9 5950X, 16 cores" in machine
+
+
+async def test_a_machine_that_takes_its_time_leaves_the_wizard_usable():
+    async with make_app("--devices", "none").run_test() as pilot:
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        assert text_of(pilot, "#machine") == LOOKING
+        await pilot.press("enter")
+        assert isinstance(pilot.app.screen, WizardScreen)
+
+
+async def test_the_recommended_size_is_preselected_and_is_the_plans():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_mixtral(pilot)
+        expected = plan(MIXTRAL_8X7B, DEVICES[0])
+        await wait_until(pilot, lambda: table(pilot).chosen == expected.recommended)
+        assert table(pilot).row_count == len(expected.choices)
+
+
+async def test_what_does_not_fit_says_so_in_words():
+    async with make_app("--devices", "small").run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_mixtral(pilot)
+        await wait_until(pilot, lambda: "nothing fits" in text_of(pilot, "#message"))
+        marks = {str(table(pilot).get_cell_at((row, 5))).strip() for row in range(7)}
+        assert marks == {"✕ too big"}
+        assert plan(MIXTRAL_8X7B, SMALL_DEVICES[0]).recommended is None
+
+
+async def test_another_device_gives_another_plan():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("d")
+        assert "▸ AMD Ryzen" in text_of(pilot, "#machine")
+        assert "AMD Ryzen" in text_of(pilot, "#message")
+
+
+async def test_mixtral_asks_for_a_folder(tmp_path):
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_mixtral(pilot)
+        table(pilot).focus()
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.focused, Input))
+        assert "does not download" in text_of(pilot, "#message")
+
+        pilot.app.screen.query_one(Input).value = str(tmp_path / "nowhere")
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: "there is no folder" in text_of(pilot, "#message"))
+
+
+async def test_a_folder_with_an_original_is_compressed(tmp_path):
+    (tmp_path / "config.json").write_text((DEMO_DIR / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_mixtral(pilot)
+        pilot.app.screen.query_one(Input).value = str(tmp_path)
+        pilot.app.screen.query_one(Input).focus()
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.focused, PlanTable))
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        assert [model.name for model in models.installed()] == [f"{tmp_path.name}-3bit"]
+
+
+async def test_esc_stops_a_compression_and_says_that_it_can_go_on():
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, CompressScreen))
+        job = pilot.app.screen.query_one(JobView)
+        await wait_until(pilot, lambda: job.progress and job.progress.fraction == 0.55)
+        assert job.progress.layer == 2
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        assert "goes on from there" in text_of(pilot, "#message")
+        assert not models.demo_installed()
+
+
+async def test_a_failure_gives_its_reason_and_can_be_tried_again():
+    async with make_app(story="fail").run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_for_state(pilot, "down")
+        assert text_of(pilot, "#ending").startswith("✕ the disk is full: 1.2 GB more are needed")
+        await pilot.press("r")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+
+
+async def test_after_a_failure_one_can_begin_anew():
+    async with make_app(story="anew").run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_for_state(pilot, "down")
+        assert "begun with other options" in text_of(pilot, "#ending")
+        await pilot.press("r")
+        await wait_until(pilot, lambda: "begun with" in text_of(pilot, "#ending"))
+        await pilot.press("n")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+
+
+async def test_a_failed_compression_can_be_left():
+    async with make_app(story="fail").run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_for_state(pilot, "down")
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+
+
+async def test_a_job_that_dies_without_a_word_is_told():
+    app = make_app(story="hold")
+    async with app.run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, CompressScreen))
+        job = pilot.app.screen.query_one(JobView)
+        await wait_until(pilot, lambda: job.progress and job.progress.fraction == 0.55)
+        app.screen._client._process._process.kill()
+        await wait_for_state(pilot, "down")
+        assert "stopped unexpectedly" in text_of(pilot, "#ending")
