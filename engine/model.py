@@ -14,6 +14,7 @@ from engine.config import ModelConfig
 from engine.experts import Experts
 from engine.linear import Linear
 from engine.pruning import NO_PRUNING, Pruning, Routing, route
+from engine.threads import threads_for
 
 
 class RoutingCounter(Protocol):
@@ -118,20 +119,31 @@ class Model:
         With a cache the tokens continue its prefix and are added to it; ``pruning`` may
         differ from call to call. ``counters`` hears every routing. Raises ContextFullError.
         """
-        x = self.embed_tokens(tokens)  # [B, T, H]
+        with threads_for(self.config):
+            x = self._residual(tokens, cache, pruning, counters)  # [B, T, H]
+            return self.logits(x[:, -1:] if last_only else x)
+
+    def _residual(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None,
+        pruning: Pruning,
+        counters: RoutingCounter | None,
+    ) -> Tensor:
+        """The residual stream after the last layer, [B, T, H]."""
+        count = tokens.shape[1]
         start = 0
         if cache is not None:
-            cache.reserve(tokens.shape[1])
+            cache.reserve(count)
             start = cache.length
-        rope = self.rope().at(start, tokens.shape[1])
+        rope = self.rope().at(start, count)
+        x = self.embed_tokens(tokens)
         for layer in self.layers:
             layer_cache = None if cache is None else cache.layers[layer.index]
             x = layer.forward(x, rope, layer_cache, pruning, counters)
         if cache is not None:
-            cache.length += tokens.shape[1]
-        if last_only:
-            x = x[:, -1:]
-        return self.logits(x)
+            cache.length += count
+        return x
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Embeddings of tokens [B, T], [B, T, H]."""
