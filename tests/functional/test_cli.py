@@ -1,0 +1,470 @@
+"""The commands as users and scripts meet them: output, JSON keys, exit codes, failures."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import assets
+from app import cli, paths
+from compress import workspace
+from engine import integrity
+from engine.errors import DiskFullError
+from tests.checkpoints_for_tests import EXPERT_BITS, write_tiny_checkpoint
+from tests.unit.models_for_tests import save_tiny_mixtral
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LONG = "word " * 300
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def mc_chat(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run a command in this process, on fresh folders, without a terminal."""
+
+    def run(*words: str | Path, stdin: str = "") -> Result:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        code = cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def tiny(home: Path) -> Path:
+    """A tiny compressed model, installed."""
+    folder = paths.models_dir() / "tiny"
+    write_tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny original that speaks with the demo's tokenizer."""
+    folder = tmp_path_factory.mktemp("source") / "original"
+    save_tiny_mixtral(
+        folder,
+        vocab_size=2048,
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_local_experts=8,
+        initializer_range=0.06,
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(assets.DEMO_DIR / name, folder)
+    return folder
+
+
+def failed(result: Result, code: int, said: str) -> None:
+    """One clear line, the right exit code, no result, no traceback."""
+    assert result.code == code
+    lines = [line for line in result.err.splitlines() if line.startswith("mc-chat: ")]
+    assert len(lines) == 1, result.err
+    assert said in lines[0]
+    assert "Traceback" not in result.err
+    assert result.out == ""
+
+
+# --- what works -----------------------------------------------------------------------------------
+
+
+def test_run_prints_the_answer_and_nothing_else(mc_chat: Command, tiny: Path) -> None:
+    words = ("run", "tiny", "Hello", "--max-tokens", "8", "--seed", "1")
+    first, again = mc_chat(*words), mc_chat(*words)
+    assert first.code == 0
+    assert first.out == again.out
+    assert len(first.out) > 2
+    assert first.err == "loading tiny\n"
+
+
+def test_run_json_has_the_keys_that_scripts_rely_on(mc_chat: Command, tiny: Path) -> None:
+    found = mc_chat("run", tiny, "Hello", "--max-tokens", "5", "--temperature", "0", "--json").json
+    assert {"text", "tokens", "prompt_tokens", "tokens_per_second", "finish_reason"} < set(found)
+    assert {
+        "activated_params",
+        "activated_bytes",
+        "activated_fraction",
+        "prune_ratio",
+        "memory",
+    } < set(found["meters"])
+    assert {"weights", "kv_cache", "workspace", "free", "total"} <= set(found["meters"]["memory"])
+    assert (found["tokens"], found["finish_reason"]) == (5, "length")
+    assert 0 < found["meters"]["activated_fraction"] < 1
+
+
+def test_piped_text_and_the_system_prompt_reach_the_model(mc_chat: Command, tiny: Path) -> None:
+    def prompt_tokens(*words: str, stdin: str = "") -> int:
+        result = mc_chat("run", "tiny", *words, "--max-tokens", "1", "--json", stdin=stdin)
+        return int(result.json["prompt_tokens"])
+
+    alone = prompt_tokens("Hello")
+    assert prompt_tokens(stdin="Hello") == alone
+    assert prompt_tokens("Hello", stdin="some context") > alone
+    assert prompt_tokens("Hello", "--system", "Be brief.") > alone
+
+
+def test_pruning_can_be_switched_off(mc_chat: Command, tiny: Path) -> None:
+    words = ("run", "tiny", "Hello there", "--max-tokens", "8", "--seed", "1", "--json")
+    assert mc_chat(*words, "--pruning", "off").json["meters"]["prune_ratio"] == 0
+    assert mc_chat(*words).json["meters"]["prune_ratio"] > 0
+
+
+def test_what_a_model_says_cannot_steer_the_terminal(
+    mc_chat: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = "\x1b]0;title\x07red\x1b[31m\x9b2J\rdone"
+    monkeypatch.setattr("engine.stream.Detokenizer.push", lambda self, token: hostile)
+    words = ("run", "tiny", "Hello", "--max-tokens", "1")
+    assert mc_chat(*words).out == "]0;titlered[31m2Jdone\n"
+    as_json = mc_chat(*words, "--json")
+    assert as_json.json["text"].startswith(hostile)
+    assert all(character == "\n" or " " <= character <= "~" for character in as_json.out)
+
+
+def test_info_names_the_three_sizes_and_every_width(mc_chat: Command, tiny: Path) -> None:
+    found = mc_chat("info", "tiny", "--json").json
+    assert found["name"] == "tiny"
+    assert found["nominal_bits"] == 2.0
+    assert found["expert_bits"] == [list(layer) for layer in EXPERT_BITS]
+    assert found["odp_thresholds"] == [0.6, 0.6]
+    assert {"bits_per_expert_weight", "bits_per_weight", "bytes", "recipe"} < set(found)
+    text = mc_chat("info", "tiny").out
+    assert "3 2 2 1" in text
+    assert "0.600" in text
+
+
+def test_models_lists_whole_and_damaged_ones(mc_chat: Command, home: Path) -> None:
+    assert "mc-chat compress demo" in mc_chat("models").out
+    write_tiny_checkpoint(paths.models_dir() / "good")
+    write_tiny_checkpoint(paths.models_dir() / "bad")
+    (paths.models_dir() / "bad" / "mc.json").write_text("{")
+    found = mc_chat("models", "--json").json
+    assert [model["name"] for model in found["models"]] == ["good"]
+    assert [model["name"] for model in found["damaged"]] == ["bad"]
+    text = mc_chat("models").out
+    assert "good" in text
+    assert "bad: " in text
+
+
+def test_verify_reads_every_file(mc_chat: Command, tiny: Path) -> None:
+    assert mc_chat("verify", "tiny", "--json").json == {"name": "tiny", "files": 3, "whole": True}
+    assert "whole" in mc_chat("verify", "tiny").out
+
+
+def test_rm_deletes_installed_models_only(mc_chat: Command, tiny: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    write_tiny_checkpoint(elsewhere)
+    for name in (str(elsewhere), "../../elsewhere", ".", "", "nothing"):
+        failed(mc_chat("rm", name), 2, "no installed model")
+    assert elsewhere.is_dir()
+    assert mc_chat("rm", "tiny", "--json").json["freed_bytes"] > 500_000
+    assert not tiny.exists()
+
+
+def test_plan_needs_no_network_and_has_the_promised_keys(mc_chat: Command) -> None:
+    found = mc_chat("plan", "--vram", "24GiB", "--context", "8192", "--json").json
+    assert found["recommended"] in found["choices"]
+    for choice in found["choices"]:
+        assert set(choice) == {
+            "nominal_bits",
+            "weights_bytes",
+            "kv_bytes",
+            "workspace_bytes",
+            "total_bytes",
+            "fits",
+            "tight",
+            "paper_score",
+        }
+    assert found["choices"][-1]["fits"] is True
+    tight = mc_chat("plan", "--vram", "8GB", "--json").json
+    assert tight["recommended"] is None
+
+
+def test_plan_prints_a_table_with_the_recommended_row(mc_chat: Command, original: Path) -> None:
+    result = mc_chat("plan", "--vram", "16GiB")
+    recommended = next(line for line in result.out.splitlines() if line.startswith(">"))
+    assert recommended.split()[1] == "2"
+    assert "5.91" in result.out
+    assert mc_chat("plan", "demo").out.startswith("demo on ")
+    assert mc_chat("plan", original, "--vram", "1GB").code == 0
+
+
+def test_bench_and_eval_report_what_they_measured(mc_chat: Command, tiny: Path) -> None:
+    speed = mc_chat("bench", "tiny", "--prompt", "20", "--tokens", "5", "--json").json
+    for key in (
+        "decode_tokens_per_second",
+        "prefill_tokens_per_second",
+        "bytes_per_token",
+        "bandwidth_fraction",
+    ):
+        assert speed[key] > 0
+    text = tiny.parent / "text.txt"
+    text.write_text("Some words to be surprised by. " * 40)
+    found = mc_chat("eval", "tiny", "--text", text, "--window", "32", "--json").json
+    assert set(found) == {"perplexity", "tokens", "prune_ratio", "tasks"}
+    assert found["perplexity"] > 1
+
+
+def test_doctor_reports_without_a_model(mc_chat: Command, home: Path) -> None:
+    found = mc_chat("doctor", "--json").json
+    assert {"devices", "libraries", "kernels", "paths", "models"} < set(found)
+    assert found["paths"]["models"].startswith(str(home))
+    assert found["libraries"]["torch"]
+    assert "cpu: " in mc_chat("doctor").out
+
+
+def test_compress_makes_a_model_that_runs(mc_chat: Command, original: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text((REPOSITORY / "engine" / "layout.py").read_text())
+    words = ("compress", original, "--bits", "2", "--text", text, "--samples", "4")
+    result = mc_chat(*words, "--window", "64", "--json")
+    assert (result.code, result.json["name"]) == (0, "original-2bit")
+    assert result.json["nominal_bits"] == 2.0
+    assert result.json["bytes"] > 0
+    assert "layer 1 of 1" in result.err
+    assert mc_chat("run", "original-2bit", "Hello", "--max-tokens", "3").code == 0
+    assert mc_chat("info", "original-2bit", "--json").json["recipe"]["samples"] == 4
+    failed(mc_chat(*words), 2, "exists already")
+
+
+def test_the_demo_compresses_itself_when_it_is_first_asked(
+    mc_chat: Command, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "DEMO_DIR", original)
+    first = mc_chat("run", "demo", "Hello", "--max-tokens", "3", "--json")
+    assert (first.code, first.json["tokens"]) == (0, 3)
+    assert "compressing layer 1 of 1" in first.err
+    assert "compressing" not in mc_chat("run", "demo", "Hello", "--max-tokens", "3").err
+
+
+# --- what does not --------------------------------------------------------------------------------
+
+
+def test_a_missing_model_is_named(mc_chat: Command) -> None:
+    failed(mc_chat("run", "nothing", "Hello"), 1, "'nothing'")
+    failed(mc_chat("info", "./nothing"), 1, "./nothing")
+
+
+@pytest.mark.parametrize("command", [("run", "Hello"), ("info",), ("verify",), ("bench",)])
+def test_a_folder_that_is_no_checkpoint_is_refused(
+    mc_chat: Command, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    failed(mc_chat(command[0], tmp_path, *command[1:]), 1, "no model folder")
+    (tmp_path / "config.json").write_text("{}")
+    result = mc_chat(command[0], tmp_path, *command[1:])
+    assert result.code == 1
+    assert result.err.count("mc-chat: ") == 1
+
+
+def test_a_truncated_file_is_named(mc_chat: Command, tiny: Path) -> None:
+    path = tiny / "layer-01.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    failed(mc_chat("run", "tiny", "Hello"), 1, "layer-01.safetensors")
+    failed(mc_chat("verify", "tiny"), 1, "layer-01.safetensors")
+
+
+def test_an_altered_file_is_named(mc_chat: Command, tiny: Path) -> None:
+    path = tiny / "dense.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+    failed(mc_chat("run", "tiny", "Hello"), 1, "dense.safetensors was altered")
+    failed(mc_chat("verify", "tiny"), 1, "dense.safetensors was altered")
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_numbers(
+    mc_chat: Command, tiny: Path
+) -> None:
+    failed(mc_chat("run", "tiny", LONG), 1, "holds 128")
+    failed(mc_chat("run", "tiny", "Hello", "--context", "9999"), 2, "1 to 128")
+
+
+@pytest.mark.parametrize("bits", ["7", "0", "-2", "nan", "0.5"])
+def test_impossible_bits_are_refused_and_nothing_is_written(
+    mc_chat: Command, home: Path, bits: str
+) -> None:
+    result = mc_chat("compress", "demo", f"--bits={bits}")
+    assert result.code in (1, 2)
+    assert "mc-chat: " in result.err
+    assert "Traceback" not in result.err
+    assert not paths.models_dir().exists() or not any(paths.models_dir().iterdir())
+
+
+def test_a_full_disk_is_told_before_the_work(
+    mc_chat: Command, original: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(REPOSITORY)._replace(free=1000)
+    monkeypatch.setattr(workspace.shutil, "disk_usage", lambda path: usage)
+    failed(mc_chat("compress", original, "--bits", "2", "--text", __file__), 1, "free")
+    assert not any(home.rglob("*.safetensors"))
+
+
+def test_a_disk_that_fills_up_on_the_way_leaves_nothing_half_written(
+    mc_chat: Command, original: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*unused: object, **more: object) -> None:
+        raise DiskFullError("no space left; free some and run again")
+
+    monkeypatch.setattr("compress.result.write_dense", full)
+    words = ("compress", original, "--bits", "2", "--text", __file__, "--samples", "2")
+    failed(mc_chat(*words, "--window", "32"), 1, "no space left")
+    assert mc_chat("models", "--json").json == {"models": [], "damaged": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("frobnicate",), "frobnicate"),
+        (("run",), "MODEL"),
+        (("run", "tiny"), "no prompt"),
+        (("run", "tiny", "Hello", "--max-tokens", "0"), "--max-tokens"),
+        (("run", "tiny", "Hello", "--temperature", "-1"), "temperature"),
+        (("run", "tiny", "Hello", "--pruning", "always"), "always"),
+        (("run", "tiny", "Hello", "--device", "abacus"), "abacus"),
+        (("plan", "--vram", "much"), "'much' is not a size"),
+        (("plan", "--vram", "24iB"), "'24iB' is not a size"),
+        (("plan", "--vram", "24GB", "--context", "99999"), "99999"),
+        (("compress", "demo", "--bits", "2", "--vram", "1GB"), "--vram"),
+        (("compress", "demo", "--allocator", "dice"), "dice"),
+        (("compress", "demo", "--group-size", "100"), "100"),
+        (("bench", "tiny", "--tokens", "none"), "--tokens"),
+        ((), "needs a terminal"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    mc_chat: Command, tiny: Path, words: tuple[str, ...], said: str
+) -> None:
+    failed(mc_chat(*words), 2, said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("plan", "/no/such/folder"), "/no/such/folder"),
+        (("compress", "/no/such/folder"), "/no/such/folder"),
+        (("compress", "demo", "--vram", "1kB"), "nothing fits"),
+        (("bench", "tiny", "--prompt", "500"), "do not fit"),
+    ],
+)
+def test_other_failures_are_one_line_and_exit_code_1(
+    mc_chat: Command, tiny: Path, words: tuple[str, ...], said: str
+) -> None:
+    failed(mc_chat(*words), 1, said)
+
+
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_the_log(
+    mc_chat: Command, tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*unused: object) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(integrity, "verify_hashes", broken)
+    result = mc_chat("run", "tiny", "Hello")
+    failed(result, 1, "unexpected ZeroDivisionError: division by zero")
+    log = home / "logs" / "mc-chat.log"
+    assert str(log) in result.err
+    assert "Traceback" in log.read_text()
+
+
+def test_an_interrupt_is_code_130(
+    mc_chat: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*unused: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.session.Session.load", interrupted)
+    failed(mc_chat("run", "tiny", "Hello"), 130, "interrupted")
+
+
+# --- as processes ---------------------------------------------------------------------------------
+
+
+def start(home: Path, *words: str | Path, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.cli", *map(str, words)],
+        env={**os.environ, "MC_CHAT_HOME": str(home)},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def test_a_reader_that_leaves_early_is_no_error(home: Path, tiny: Path) -> None:
+    process = start(home, "run", "tiny", "Hello", "--seed", "1", stdin=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == "loading tiny\n"
+
+
+def test_ctrl_c_while_a_model_loads_or_talks(home: Path, tiny: Path) -> None:
+    words = ("run", "tiny", "Hello", "--temperature", "9", "--context", "128")
+    process = start(home, *words, stdin=subprocess.DEVNULL)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "loading tiny\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert process.stderr.read() == "mc-chat: interrupted\n"
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("run", "--help")])
+def test_help_comes_without_anything_heavy(words: tuple[str, ...]) -> None:
+    code = f"""
+import sys
+from app import cli
+try:
+    cli.main({words!r})
+except SystemExit as end:
+    assert end.code == 0
+heavy = {{"torch", "transformers", "numba", "textual", "rich", "pulp", "hqq"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "mc-chat" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["models", "run"])
+def test_plain_commands_never_import_the_screens_library(
+    home: Path, tiny: Path, command: str
+) -> None:
+    words = {"models": ["models"], "run": ["run", "tiny", "Hello", "--max-tokens", "1"]}[command]
+    code = f"""
+import sys
+from app import cli
+assert cli.main({words!r}) == 0
+assert not {{"textual", "rich"}} & set(sys.modules)
+"""
+    environment = {**os.environ, "MC_CHAT_HOME": str(home)}
+    subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.DEVNULL, check=True
+    )
