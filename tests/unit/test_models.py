@@ -89,7 +89,7 @@ def test_an_installed_name_wins_over_a_folder_unless_written_as_a_path(home: Pat
     ],
 )
 def test_an_unknown_name_says_what_to_do(home: Path, name: str, says: str):
-    with pytest.raises(CheckpointError, match="^[^\n]+$") as raised:
+    with pytest.raises(CheckpointError, match=r"^[^\n]+$") as raised:
         models.resolve(name)
     assert says in str(raised.value)
 
@@ -102,5 +102,5 @@ def test_an_unknown_name_lists_what_exists(home: Path):
 
 def test_a_folder_without_a_model_is_refused(home: Path):
     Path("empty").mkdir()
-    with pytest.raises(CheckpointError, match="neither mc.json"):
+    with pytest.raises(CheckpointError, match=r"neither mc\.json"):
         models.resolve("./empty")
