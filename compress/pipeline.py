@@ -9,8 +9,7 @@ result is the same, byte for byte.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,9 +35,7 @@ from engine.errors import UsageError
 from engine.layout import PackedShape
 from engine.manifest import DENSE_BITS, FORMAT_VERSION, LayerRecord, Recipe, layer_file
 from engine.model import Layer
-
-_SMALLEST_SHARED = 1024
-"""Hidden size from which products are shared between threads."""
+from engine.threads import threads_for
 
 GROUP_SIZES = (64, 128)
 ERRORS = ("block",)
@@ -79,7 +76,7 @@ def compress(
     disk can be resumed. Raises UsageError, SourceError, AllocationError, DiskFullError.
     """
     source = open_source(job.source)
-    with torch.inference_mode(), _threads_for(source.config):
+    with torch.inference_mode(), threads_for(source.config):
         return _compress(job, source, Reporter(listener, source.config.num_layers), scores)
 
 
@@ -109,22 +106,6 @@ def _compress(
         workspace.publish()
     report.finish("verify", 1.0, f"{job.out.name} is ready")
     return job.out
-
-
-@contextmanager
-def _threads_for(config: ModelConfig) -> Iterator[None]:
-    """One thread for a small model.
-
-    Its products are over before a second thread has woken up, and on a busy machine waiting for
-    that one is most of the time: the demo took 280 s on two threads, 30 s on one.
-    """
-    before = torch.get_num_threads()
-    if config.hidden_size < _SMALLEST_SHARED:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Run:
