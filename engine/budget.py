@@ -38,6 +38,17 @@ PREFILL_CHUNK: dict[DeviceKind, int] = {"cuda": 512, "cpu": 256}
 """Tokens of a prompt that go through the model at once. Longer chunks are faster, shorter ones can
 be cancelled sooner: 256 tokens of the demo take 60 ms on two CPU cores."""
 
+QUERY_BLOCK = 256
+"""Queries whose rows of the attention map are in memory at once where a map is needed."""
+
+_MAP_BYTES: dict[DeviceKind, int] = {"cuda": 2 + 4, "cpu": 4 + 4}
+"""Bytes per element of such a map: before and after its softmax on a CPU (measured: 2.1 maps at
+4096 tokens), on a GPU the 16-bit one and its float32 mean."""
+
+_DEQUANTIZED_BYTES: dict[DeviceKind, int] = {"cuda": 1 + 4 + 4 + 4, "cpu": 0}
+"""Bytes per weight of a matrix while it is dequantized: code, code in float32, product, result.
+The CPU's kernels read packed weights."""
+
 COMFORT = 0.9
 """A model that needs more than this share of the free memory fits, but tightly: allocators
 fragment, and the desktop or another program may want memory while the chat runs."""
@@ -88,7 +99,7 @@ def compressed_budget(
     return Budget(
         weights=dense_bytes(config, group_size, kind) + experts,
         kv_cache=kv_cache_bytes(config, context, kind),
-        workspace=workspace_bytes(config, kind),
+        workspace=workspace_bytes(config, context, kind),
     )
 
 
@@ -105,7 +116,7 @@ def original_budget(config: ModelConfig, context: int, kind: DeviceKind) -> Budg
     return Budget(
         weights=config.total_weights * COMPUTE_BYTES[kind],
         kv_cache=kv_cache_bytes(config, context, kind),
-        workspace=workspace_bytes(config, kind),
+        workspace=workspace_bytes(config, context, kind),
     )
 
 
@@ -158,14 +169,19 @@ def kv_cache_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
     return per_token * context * COMPUTE_BYTES[kind]
 
 
-def workspace_bytes(config: ModelConfig, kind: DeviceKind) -> int:
-    """Activations of one prefill chunk, at their peak inside a layer, and the logits."""
+def workspace_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
+    """What one prefill chunk needs at its peaks: inside a layer, and, on a GPU, while the
+    reference kernels hold one dequantized expert matrix."""
     hidden, inner = config.hidden_size, config.intermediate_size
-    stream = 4 * hidden  # residual, normed, attention or MoE output, their sum
-    experts = config.top_k * (2 * inner + hidden)  # gate, up, and what comes out
+    tokens = PREFILL_CHUNK[kind]
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    elements = PREFILL_CHUNK[kind] * (stream + max(experts, heads)) + 2 * config.vocab_size
-    return elements * COMPUTE_BYTES[kind]
+    experts = config.top_k * (2 * inner + hidden)  # gate, up, and what comes out
+    stream = 4 * hidden  # residual, normed, attention or MoE output, their sum
+    activations = (tokens * (stream + max(experts, heads)) + config.vocab_size) * COMPUTE_BYTES[
+        kind
+    ]
+    attention_map = min(tokens, QUERY_BLOCK) * context * config.num_heads * _MAP_BYTES[kind]
+    return activations + attention_map + hidden * inner * _DEQUANTIZED_BYTES[kind]
 
 
 def spread_bits(nominal_bits: float, experts: int) -> tuple[int, ...]:

@@ -90,7 +90,7 @@ def test_the_largest_width_that_fits() -> None:
 
     assert largest(24 * 2**30) == 3.0
     assert largest(24 * 2**30, below=3.0) == 2.75
-    assert largest(16 * GB) == 2.0
+    assert largest(17 * GB) == 2.0
     assert largest(8 * GB) is None
 
 

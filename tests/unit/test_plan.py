@@ -26,7 +26,7 @@ def test_a_24_gb_card_takes_three_bits_comfortably() -> None:
 
 
 def test_marks_follow_the_free_memory() -> None:
-    result = plan(MIXTRAL_8X7B, gpu(16), 8192)
+    result = plan(MIXTRAL_8X7B, gpu(17), 8192)
     marks = {choice.nominal_bits: (choice.fits, choice.tight) for choice in result.choices}
     assert marks == {
         1.5: (True, False),
@@ -42,7 +42,7 @@ def test_marks_follow_the_free_memory() -> None:
 
 
 def test_where_only_the_smallest_fits_tightly_it_is_recommended_with_a_word() -> None:
-    result = plan(MIXTRAL_8X7B, gpu(11.5), 8192)
+    result = plan(MIXTRAL_8X7B, gpu(12.5), 8192)
     assert result.recommended == result.choices[0]
     assert result.recommended.tight
     assert "tightly" in result.reason
