@@ -11,7 +11,7 @@ Commands = Any
 """What argparse's add_subparsers returns; its type is private."""
 
 _UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.ASCII | re.IGNORECASE)
 
 
 def size(text: str) -> int:
