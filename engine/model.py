@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -136,7 +137,7 @@ class Model:
         if cache is not None:
             cache.reserve(count)
             start = cache.length
-        rope = self.rope().at(start, count)
+        rope = self.rope.at(start, count)
         x = self.embed_tokens(tokens)
         for layer in self.layers:
             layer_cache = None if cache is None else cache.layers[layer.index]
@@ -153,6 +154,7 @@ class Model:
         """Logits [B, T, V] of the last layer's residual stream x [B, T, H]."""
         return self.head.forward(self.norm.forward(x))
 
+    @cached_property
     def rope(self) -> Rope:
         """The model's rotary positions."""
         return Rope(self.config, self.embed.device, self.dtype)

@@ -19,7 +19,7 @@ from engine.packing import PackedMatrix
 FEW_TOKENS = 4
 """From here on, sorting the tokens by expert beats running their slots one by one."""
 
-SERIAL_WEIGHTS = 1 << 20
+SERIAL_WEIGHTS = 1 << 21
 """Products with fewer weights are done before a second thread has started."""
 
 

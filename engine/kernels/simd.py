@@ -3,6 +3,9 @@
 LLVM splits a vector of 32 into as many registers as the machine needs (two with AVX-512, four
 with AVX2, eight with NEON). Left to its auto-vectoriser, plain loops over the rows gathered single
 words (four times slower) or checked for aliasing at every word.
+
+After a change here, touch `loops.py` too: numba's cache on disk looks only at the file of the
+function that it compiled.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from engine.experts import PackedExperts
-from engine.kernels import Kernels, cpu, select
+from engine.kernels import Kernels, cpu, loops, select
 from engine.kernels.cpu import CpuKernels
 from engine.kernels.reference import ReferenceKernels
 from engine.layout import MATRICES, Matrix, matrix_shape
@@ -140,7 +140,24 @@ def test_the_smallest_and_negative_halves_are_read_right() -> None:
     assert_near(KERNELS["cpu"].matmul(x, odd), expected)
 
 
-def test_a_cpu_gets_the_cpu_kernels_and_warming_them_is_harmless() -> None:
-    chosen = select(torch.device("cpu"))
-    assert isinstance(chosen, CpuKernels)
-    chosen.warm()
+def test_a_cpu_gets_the_cpu_kernels() -> None:
+    assert isinstance(select(torch.device("cpu")), CpuKernels)
+
+
+def test_warming_leaves_nothing_to_compile() -> None:
+    kernels = CpuKernels()
+    kernels.warm()
+    compiled = [
+        loop
+        for loop in vars(loops).values()
+        if hasattr(loop, "signatures") and not loop.__name__.startswith("_")
+    ]
+    before = [list(loop.signatures) for loop in compiled]
+    experts, _ = random_experts((1, 2, 3))
+    for tokens in (1, 3, 9):
+        x = torch.randn(tokens, HIDDEN)
+        kernels.experts(x, torch.ones(tokens, 2).long(), torch.ones(tokens, 2), experts.arena)
+        kernels.matmul(x, experts.matrix(2, "gate"))
+        kernels.half_matmul(x, torch.randn(8, HIDDEN).bfloat16())
+    assert [list(loop.signatures) for loop in compiled] == before
+    assert all(before)

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from engine.cache import KVCache
 from engine.checkpoint import load_model
 from engine.counters import Counters
 from engine.errors import ContextFullError, SourceError
 from engine.model import Model
-from engine.pruning import OdpPruning
+from engine.pruning import OdpPruning, Routing
 from tests.unit.models_for_tests import save_tiny_mixtral
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -164,3 +165,29 @@ def test_broken_originals_are_named_in_one_line(tmp_path: Path) -> None:
     )
     with pytest.raises(SourceError, match=r"has shape \(96, 64\), config.json says \(64, 64\)"):
         load_model(tmp_path)
+
+
+@torch.inference_mode()
+def test_odp_protects_what_transformers_own_attention_map_says(tmp_path: Path) -> None:
+    """The first layer of a whole model, against Eq. 6 on the eager L x L map."""
+    reference = save_tiny_mixtral(tmp_path, seed=2, max_position_embeddings=512)
+    reference.set_attn_implementation("eager")
+    moe_inputs: list[Tensor] = []
+    norm = reference.model.layers[0].post_attention_layernorm
+    norm.register_forward_hook(lambda module, inputs, output: moe_inputs.append(output))
+    length = 150
+    tokens = torch.randint(0, 96, (1, length))
+    received = reference(tokens, output_attentions=True).attentions[0][0].mean(dim=0).sum(dim=0)
+    scores = moe_inputs[0][0].abs().sum(dim=-1) * received / torch.arange(length, 0, -1)
+    expected = set(scores.topk(3).indices.tolist())  # 2 % of 150
+
+    routings: list[Routing] = []
+
+    class Listener:
+        def record(self, layer: int, routing: Routing) -> None:
+            routings.append(routing)
+
+    prune_all = OdpPruning(thresholds=(1.1, 1.1), quantiles=(0.0, 0.0))
+    load_model(tmp_path).forward(tokens, pruning=prune_all, counters=Listener())
+    kept = (routings[0].ids[:, 1] >= 0).nonzero().flatten().tolist()
+    assert set(kept) == expected
