@@ -7,6 +7,7 @@ from app import models
 from app.progress_line import ProgressLine
 from app.units import clock
 from compress import progress
+from engine.errors import Interrupted
 
 if TYPE_CHECKING:
     from compress.pipeline import CompressJob
@@ -27,7 +28,10 @@ def model_folder(name: str, line: ProgressLine) -> Path:
 
 
 def compress_with_progress(job: "CompressJob", line: ProgressLine) -> Path:
-    """Run a compression here and now; returns the folder of the result."""
+    """Run a compression here and now; returns the folder of the result.
+
+    Raises Interrupted for Ctrl+C: every finished layer is on the disk.
+    """
     from compress.pipeline import compress
 
     def show(step: progress.Progress) -> None:
@@ -37,7 +41,10 @@ def compress_with_progress(job: "CompressJob", line: ProgressLine) -> Path:
             f"{step.fraction:.0%}{eta}: {step.message}",
         )
 
-    return compress(job, show)
+    try:
+        return compress(job, show)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run the same command again to go on") from None
 
 
 def load_session(name: str, device: str, context: int | None, line: ProgressLine) -> "Session":

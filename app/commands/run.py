@@ -78,12 +78,14 @@ def _question(options: argparse.Namespace) -> Generate:
 def _answer(session: "Session", question: Generate, stream: bool) -> Finished:
     reply = session.start(question, pruning=lambda: question.pruning, cancelled=lambda: False)
     text = ""
-    for piece in session.run(reply):
-        text += piece
+    try:
+        for piece in session.run(reply):
+            text += piece
+            if stream:
+                print(safe_text(piece), end="", flush=True)
+    finally:  # after an interruption, too, the terminal goes on in a new line
         if stream:
-            print(safe_text(piece), end="", flush=True)
-    if stream:
-        print()
+            print()
     return session.finished(question.id, text, reply)
 
 

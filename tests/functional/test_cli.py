@@ -402,6 +402,35 @@ def test_an_interrupt_is_code_130(
     failed(mc_chat("run", "tiny", "Hello"), 130, "interrupted")
 
 
+def test_an_interrupted_compression_says_how_to_go_on(
+    mc_chat: Command, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*unused: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("compress.pipeline.write_rest", interrupted)
+        words = ("compress", original, "--bits", "2", "--text", __file__, "--samples", "2")
+        failed(mc_chat(*words, "--window", "32"), 130, "run the same command again")
+    assert mc_chat(*words, "--window", "32").code == 0
+
+
+def test_an_interrupted_answer_keeps_its_text(
+    mc_chat: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = iter(["Well, "])
+
+    def push(self: object, token: int) -> str:
+        try:
+            return next(pieces)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr("engine.stream.Detokenizer.push", push)
+    result = mc_chat("run", "tiny", "Hello")
+    assert (result.code, result.out) == (130, "Well, \n")
+
+
 # --- as processes ---------------------------------------------------------------------------------
 
 
