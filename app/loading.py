@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from app import models
 from app.progress_line import ProgressLine
 from app.units import clock
+from assets import DEMO_DIR
 from compress import progress
 from engine.errors import Interrupted
 
@@ -20,10 +21,10 @@ def model_folder(name: str, line: ProgressLine) -> Path:
     Raises McChatError.
     """
     if name == models.DEMO and not models.demo_installed():
-        from assets import DEMO_DIR
         from compress.pipeline import CompressJob
 
-        compress_with_progress(CompressJob(source=DEMO_DIR, out=models.demo_folder()), line)
+        job = CompressJob(source=DEMO_DIR, out=models.demo_folder())
+        compress_with_progress(job, line)
     return models.resolve(name)
 
 

@@ -1,4 +1,4 @@
-"""What the wizard offers to compress, and its shape. Free of torch."""
+"""What can be compressed here, and its shape. Free of torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,11 @@ class SourceChoice:
         return paths.models_dir() / f"{self.name}-{bits:g}bit"
 
 
+def named(text: str) -> SourceChoice:
+    """What SOURCE means in a command: `demo` or a folder. Raises SourceError."""
+    return demo() if text == models.DEMO else local(text)
+
+
 def demo() -> SourceChoice:
     """The model that ships with mc-chat. Raises SourceError when its files are missing."""
     config = ModelConfig.from_folder(DEMO_DIR)
@@ -41,10 +46,11 @@ def local(text: str) -> SourceChoice:
     """An original checkpoint in a folder that the user named. Raises SourceError."""
     folder = Path(text.strip()).expanduser()
     if not folder.is_dir():
-        raise SourceError(f"there is no folder {folder}")
+        raise SourceError(f"there is no folder {folder}; name the original's folder")
+    folder = folder.resolve()  # "." has no name
     if not any(folder.glob("*.safetensors")):
         raise SourceError(
             f"{folder} holds no *.safetensors file: the original's weights are needed"
         )
     config = ModelConfig.from_folder(folder)
-    return SourceChoice(folder.name, folder.name, config, folder.absolute())
+    return SourceChoice(folder.name, folder.name, config, folder)

@@ -5,14 +5,15 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import models, paths
+from app import sources
 from app.arguments import Commands, add_json, positive, print_json, size
 from app.commands.models import facts, table
-from app.commands.plan import card, source_config
+from app.commands.plan import card
 from app.loading import compress_with_progress
 from app.progress_line import ProgressLine
 from compress.plan import plan
-from engine.errors import DoesNotFitError, SourceError
+from engine.config import ModelConfig
+from engine.errors import DoesNotFitError
 from engine.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -65,37 +66,21 @@ def run(options: argparse.Namespace) -> None:
 def _job(options: argparse.Namespace) -> "CompressJob":
     from compress.pipeline import CompressJob
 
-    bits = _bits(options)
+    source = sources.named(options.source)
+    assert source.source is not None  # only the built-in Mixtral has no folder
+    bits = _bits(options, source.config)
     names = {field.name for field in dataclasses.fields(CompressJob)} - {"source", "out", "bits"}
     given = {
         name: value for name, value in vars(options).items() if name in names and value is not None
     }
-    out = options.out or _default_out(options.source, bits)
-    return CompressJob(source=_source_folder(options.source), out=out, bits=bits, **given)
+    out = options.out or source.folder(bits)
+    return CompressJob(source=source.source, out=out, bits=bits, **given)
 
 
-def _bits(options: argparse.Namespace) -> float:
+def _bits(options: argparse.Namespace, config: ModelConfig) -> float:
     if options.vram is None:
         return _DEFAULT_BITS if options.bits is None else float(options.bits)
-    choice = plan(source_config(options.source), card(options.vram))
+    choice = plan(config, card(options.vram))
     if choice.recommended is None:
         raise DoesNotFitError(choice.reason)
     return choice.recommended.nominal_bits
-
-
-def _source_folder(source: str) -> Path:
-    if source == models.DEMO:
-        from assets import DEMO_DIR
-
-        return DEMO_DIR
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise SourceError(f"there is no folder {source}; name the original's folder, or demo")
-    return folder
-
-
-def _default_out(source: str, bits: float) -> Path:
-    """The demo has one build, others one per width."""
-    if source == models.DEMO:
-        return models.demo_folder()
-    return paths.models_dir() / f"{Path(source).expanduser().resolve().name}-{bits:g}bit"

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from app import models, units
+from app import models, sources, units
 from app.arguments import Commands, add_json, positive, print_json, size
 from app.render import safe_text
 from compress.plan import Choice, Plan, plan
@@ -49,9 +49,7 @@ def source_config(source: str) -> ModelConfig:
     if source == _MIXTRAL:
         return MIXTRAL_8X7B
     if source == models.DEMO:
-        from assets import DEMO_DIR
-
-        return ModelConfig.from_folder(DEMO_DIR)
+        return sources.demo().config
     folder = Path(source).expanduser()
     if folder.is_dir():
         return ModelConfig.from_folder(folder)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import assets
-from app import cli, paths
+from app import cli, loading, paths
 from compress import workspace
 from engine import integrity
 from engine.errors import DiskFullError
@@ -256,7 +256,7 @@ def test_compress_makes_a_model_that_runs(mc_chat: Command, original: Path, tmp_
 def test_the_demo_compresses_itself_when_it_is_first_asked(
     mc_chat: Command, original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assets, "DEMO_DIR", original)
+    monkeypatch.setattr(loading, "DEMO_DIR", original)
     first = mc_chat("run", "demo", "Hello", "--max-tokens", "3", "--json")
     assert (first.code, first.json["tokens"]) == (0, 3)
     assert "compressing layer 1 of 1" in first.err
