@@ -109,23 +109,13 @@ class Attention:
         more than a block of it is ever in memory.
         """
         queries, keys, values = self._project(x, rope, cache)
-        batch, _, tokens, _ = queries.shape
-        received = torch.zeros(batch, tokens, device=x.device)
-        own = torch.empty(batch, tokens, device=x.device)
-        outputs = []
-        for block in self._blocks(tokens, rope.start):
-            q = queries[:, :, block.queries]
-            attention = _softmax_map(q, keys[:, :, block.keys], block.mask(x.device, self.window))
-            outputs.append(_mix(attention, values[:, :, block.keys]))
-            mean = attention.mean(dim=(1, 2))  # [B, Tq, Sk]
-            # The block's keys that are new tokens; the cached prefix is not asked about.
-            first = max(block.keys.start, rope.start)
-            new = slice(first - rope.start, block.keys.stop - rope.start)
-            received[:, new] += mean[:, :, first - block.keys.start :].sum(dim=1)
-            offset = block.first_position - block.keys.start
-            own[:, block.queries] = mean.diagonal(offset, dim1=1, dim2=2)
-        statistics = AttentionStatistics(received, own, tokens == 1 and rope.start > 0)
-        return self._output(torch.cat(outputs, dim=2)), statistics
+        if x.shape[1] == 1:
+            attention = _softmax_map(queries, self._visible(keys), None)
+            own = attention[..., -1].mean(dim=(1, 2))  # [B, 1]
+            mixed = _mix(attention, self._visible(values))
+            return self._output(mixed), AttentionStatistics(own, own, rope.start > 0)
+        mixed, received, own = self._mapped(queries, keys, values, rope.start)
+        return self._output(mixed), AttentionStatistics(received, own, decoding=False)
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors of the four projections."""
@@ -157,10 +147,13 @@ class Attention:
         The queries of a key head stand in for its rows: no mask, no repeated keys (at 8192 keys
         2.3 times faster than `enable_gqa`).
         """
-        first = 0 if self.window is None else max(0, keys.shape[2] - self.window)
         grouped = queries.view(len(queries), keys.shape[1], -1, self.head_dim)  # [B, KV, R, D]
-        mixed = F.scaled_dot_product_attention(grouped, keys[:, :, first:], values[:, :, first:])
+        mixed = F.scaled_dot_product_attention(grouped, self._visible(keys), self._visible(values))
         return mixed.view_as(queries)
+
+    def _visible(self, cached: Tensor) -> Tensor:
+        """Of keys or values [B, KV, S, D], those in the window of the last one."""
+        return cached if self.window is None else cached[:, :, -self.window :]
 
     def _masked(self, queries: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
         """Attention of queries that begin at position ``start``, in blocks of queries."""
@@ -177,6 +170,28 @@ class Attention:
                 )
             )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+    def _mapped(
+        self, queries: Tensor, keys: Tensor, values: Tensor, start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention [B, N, T, D] with the map made block by block, and its two sums [B, T]."""
+        batch, _, tokens, _ = queries.shape
+        device = queries.device
+        received = torch.zeros(batch, tokens, device=device)
+        own = torch.empty(batch, tokens, device=device)
+        outputs = []
+        for block in self._blocks(tokens, start):
+            q = queries[:, :, block.queries]
+            attention = _softmax_map(q, keys[:, :, block.keys], block.mask(device, self.window))
+            outputs.append(_mix(attention, values[:, :, block.keys]))
+            mean = attention.mean(dim=(1, 2))  # [B, Tq, Sk]
+            # The block's keys that are new tokens; the cached prefix is not asked about.
+            first = max(block.keys.start, start)
+            new = slice(first - start, block.keys.stop - start)
+            received[:, new] += mean[:, :, first - block.keys.start :].sum(dim=1)
+            offset = block.first_position - block.keys.start
+            own[:, block.queries] = mean.diagonal(offset, dim1=1, dim2=2)
+        return torch.cat(outputs, dim=2), received, own
 
     def _blocks(self, tokens: int, start: int) -> "Iterator[_Block]":
         for first in range(0, tokens, QUERY_BLOCK):

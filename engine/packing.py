@@ -1,9 +1,13 @@
 """Codes to bit-planes and back; where each bit lies is written in `engine.layout`."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import UsageError
@@ -11,6 +15,23 @@ from engine.layout import TILE_ROWS, WORD_BITS, PackedShape, planes
 
 ONE_BIT_ZERO = 0.5
 """The zero point of every 1-bit group: codes 0 and 1 stand for -scale/2 and +scale/2."""
+
+
+class PackedArrays(NamedTuple):
+    """Codes, scales and zeros as numpy arrays of bits that share the tensors' memory."""
+
+    codes: NDArray[np.uint32]
+    scales: NDArray[np.uint16]
+    zeros: NDArray[np.uint16]
+
+    @classmethod
+    def of(cls, codes: Tensor, scales: Tensor, zeros: Tensor) -> "PackedArrays":
+        """View int32 codes and float16 scales and zeros, all on a CPU."""
+        return cls(
+            codes.numpy().view(np.uint32),
+            scales.numpy().view(np.uint16),
+            zeros.numpy().view(np.uint16),
+        )
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,11 @@ class PackedMatrix:
     codes: Tensor
     scales: Tensor
     zeros: Tensor
+
+    @cached_property
+    def arrays(self) -> PackedArrays:
+        """The buffers for loops outside torch, on a CPU."""
+        return PackedArrays.of(self.codes, self.scales, self.zeros)
 
 
 def pack(

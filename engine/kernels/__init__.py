@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.layout import MATRICES, ArenaLayout, Matrix
-from engine.packing import PackedMatrix
+from engine.packing import PackedArrays, PackedMatrix
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Arena:
             for expert in self.layout.slots
         ]
         return torch.tensor(rows, dtype=torch.int64, device=self.codes.device)
+
+    @cached_property
+    def arrays(self) -> PackedArrays:
+        """The buffers for loops outside torch, on a CPU."""
+        return PackedArrays.of(self.codes, self.scales, self.zeros)
 
     def matrix(self, expert: int, name: Matrix) -> PackedMatrix:
         """One matrix; it shares the arena's memory."""

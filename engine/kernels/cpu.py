@@ -12,9 +12,9 @@ from torch import Tensor
 
 from engine.grouping import run_by_expert
 from engine.kernels import Arena, loops
-from engine.kernels.loops import Ints, Packed
+from engine.kernels.loops import Ints
 from engine.layout import TILE_ROWS, ArenaLayout, PackedShape, Slot
-from engine.packing import PackedMatrix
+from engine.packing import PackedArrays, PackedMatrix
 
 FEW_TOKENS = 4
 """From here on, sorting the tokens by expert beats running their slots one by one."""
@@ -28,13 +28,13 @@ class CpuKernels:
 
     def matmul(self, x: Tensor, matrix: PackedMatrix) -> Tensor:
         """Multiply x [T, I] with a packed matrix [O, I] to [T, O], in the type of x."""
-        packed = _packed(matrix)
+        packed = matrix.arrays
         slot = np.array((matrix.shape.bits, 0, 0, 0))
         return _matmul(x.float(), packed, slot, matrix.shape).to(x.dtype)
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Tensor:
         """Sum of the chosen experts' outputs; see `Kernels.experts`."""
-        packed = _packed(arena)
+        packed = arena.arrays
         table = arena.table.numpy()
         if len(x) < FEW_TOKENS:
             gate = arena.layout.slots[0][0].shape
@@ -86,17 +86,8 @@ class CpuKernels:
         self.experts(x, ids, torch.ones(1, 1), arena)
 
 
-def _packed(source: PackedMatrix | Arena) -> Packed:
-    """Views of the buffers as the loops read them."""
-    return Packed(
-        source.codes.numpy().view(np.uint32),
-        source.scales.numpy().view(np.uint16),
-        source.zeros.numpy().view(np.uint16),
-    )
-
-
 def _few_tokens(
-    x: Tensor, ids: Tensor, weights: Tensor, packed: Packed, table: Ints, gate: PackedShape
+    x: Tensor, ids: Tensor, weights: Tensor, packed: PackedArrays, table: Ints, gate: PackedShape
 ) -> Tensor:
     """All slots of a few tokens, without grouping them by expert."""
     inputs = x.contiguous().numpy()
@@ -127,7 +118,7 @@ def _few_tokens(
     return out
 
 
-def _matmul(x: Tensor, packed: Packed, slot: Ints, shape: PackedShape) -> Tensor:
+def _matmul(x: Tensor, packed: PackedArrays, slot: Ints, shape: PackedShape) -> Tensor:
     """x [T, I] times the matrix at ``slot``, [T, O]."""
     inputs = x.contiguous().numpy()
     out = torch.empty(len(x), shape.rows)
@@ -151,7 +142,10 @@ def _in_parts(count: int, weights: int, run: Callable[[int, int], None]) -> None
     to start, too, and serve one calling thread only (workqueue), or bring a second OpenMP runtime
     that spins against torch's (single calls then took 16 ms on two busy cores).
     """
-    parts = torch.get_num_threads() if weights >= SERIAL_WEIGHTS else 1
+    parts = torch.get_num_threads()
+    if weights < SERIAL_WEIGHTS or parts == 1:
+        run(0, count)
+        return
     bounds = [part * count // parts for part in range(parts + 1)]
     own, *others = pairwise(bounds)
     running = [_threads().submit(run, *part) for part in others]

@@ -4,13 +4,14 @@ The zero point is factored out: sum (q - z) s x = s (sum q x - z sum x), with su
 computed once for all rows. The loops release the GIL, so that plain threads can share the tiles.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import float32, njit
 from numpy.typing import NDArray
 
 from engine.kernels.simd import group_scaling, half_product, plane_product
+from engine.packing import PackedArrays
 
 OPTIONS: dict[str, Any] = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -22,15 +23,6 @@ Words = NDArray[np.uint32]
 Halves = NDArray[np.uint16]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-
-class Packed(NamedTuple):
-    """The buffers of a matrix or an arena; halves are read as their bits."""
-
-    codes: Words
-    scales: Halves
-    zeros: Halves
-
 
 _lone_1, _lone_2 = plane_product(1, 1), plane_product(2, 1)
 _block_1, _block_2 = plane_product(1, TOKEN_BLOCK), plane_product(2, TOKEN_BLOCK)
@@ -72,7 +64,7 @@ def _tile_product(
     sums: Floats,
     token: int,
     count: int,
-    packed: Packed,
+    packed: PackedArrays,
     slot: Ints,
     tiles: int,
     group: int,
@@ -137,7 +129,7 @@ def matmul_tiles(
     last: int,
     x: Floats,
     sums: Floats,
-    packed: Packed,
+    packed: PackedArrays,
     slot: Ints,
     group: int,
     out: Floats,
@@ -167,7 +159,7 @@ def gate_up_tiles(
     x: Floats,
     sums: Floats,
     ids: Ints,
-    packed: Packed,
+    packed: PackedArrays,
     table: Ints,
     group: int,
     hidden: Floats,
@@ -217,7 +209,7 @@ def down_tiles(
     sums: Floats,
     ids: Ints,
     weights: Floats,
-    packed: Packed,
+    packed: PackedArrays,
     table: Ints,
     group: int,
     out: Floats,
