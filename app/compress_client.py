@@ -59,6 +59,7 @@ class CompressClient:
 
     async def stop(self) -> None:
         """End the job's process, whatever it is doing."""
+        self._process.terminate()
         await self._process.stop()
 
     def _hear_line(self, line: str) -> None:

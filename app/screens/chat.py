@@ -18,6 +18,7 @@ from app.history import HistoryError, State
 from app.models import display_name
 from app.screens.chats import ChatsScreen
 from app.services import Services
+from app.welcome import welcome
 from app.widgets.chat_view import ChatView
 from app.widgets.gauge import Readings
 from app.widgets.gauges import Gauges, NewReadings
@@ -36,7 +37,7 @@ class ChatScreen(Screen[None]):
     CSS_PATH = "chat.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", key_display="Esc"),
-        Binding("f2", "pruning", "Pruning", key_display="F2"),
+        Binding("f2", "pruning", "ODP", key_display="F2"),
         Binding("f3", "gauges", "Gauges", key_display="F3"),
         Binding("ctrl+n", "new_chat", "New"),
         Binding("ctrl+o", "chats", "Chats"),
@@ -111,10 +112,17 @@ class ChatScreen(Screen[None]):
         self._show_readings(self._readings.at_start_of_reply())
         if self.query_one(HeaderLine).state == "ready":
             self.query_one(HeaderLine).show("writing")
+        self.refresh_bindings()
 
     async def on_notice_chosen(self, event: Notice.Chosen) -> None:
         """What a notice offers is one of the actions below."""
         await self.run_action(event.action)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There is something to stop only while a reply is written; else the key is dimmed."""
+        if action == "stop" and self._conversation.reply is None:
+            return None
+        return True
 
     def action_stop(self) -> None:
         """Stop the reply; the engine answers with what it wrote."""
@@ -242,8 +250,8 @@ class ChatScreen(Screen[None]):
         self.query_one(Prompt).focus()
 
     async def _show_conversation(self) -> None:
-        welcome = f"{self._model_name} runs on this machine. Nothing you write leaves it."
-        await self.query_one(ChatView).show(self._conversation.records, welcome)
+        view = self.query_one(ChatView)
+        await view.show(self._conversation.records, welcome(self._model_name))
 
     async def _end_reply(self, state: State, figures: str = "") -> None:
         if self._conversation.reply is None:
@@ -256,6 +264,7 @@ class ChatScreen(Screen[None]):
             self._warn_unsaved(error)
         await self._reply_view.finish(record)
         self._reply_view = None
+        self.refresh_bindings()
 
     def _save(self) -> None:
         try:

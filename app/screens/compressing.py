@@ -124,7 +124,8 @@ class CompressScreen(Screen[Path | None]):
     def _show(self, progress: Progress) -> None:
         view = self.query_one(JobView)
         if view.progress is None or view.progress.message != progress.message:
-            line = f"{clock(progress.elapsed_seconds)}  {safe_text(progress.message)}"
+            layer = f"layer {progress.layer + 1}/{progress.layers}"
+            line = f"{clock(progress.elapsed_seconds)}  {layer}  {safe_text(progress.message)}"
             self.query_one(Log).write_line(line)
         self._told_at = self._services.clock()
         view.since = 0.0

@@ -35,6 +35,15 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
+        "Set up",
+        (
+            ("Enter", "compress the chosen size"),
+            ("Tab", "from the sizes to the models and back"),
+            ("D", "plan for another device"),
+            ("Ctrl+R", "look at the machine again"),
+        ),
+    ),
+    (
         "mc-chat",
         (
             ("?  F1", "this page (? in an empty message)"),

@@ -44,9 +44,9 @@ class WizardScreen(Screen[Path]):
 
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "app.focus_next", "Model / size", key_display="Tab"),
+        Binding("tab", "app.focus_next", "Next field", key_display="Tab"),
         Binding("d", "device", "Other device"),
-        Binding("ctrl+r", "detect", "Look again"),
+        Binding("ctrl+r", "detect", "Look again", show=False),
     ]
 
     def __init__(self, services: Services) -> None:
@@ -173,11 +173,13 @@ class WizardScreen(Screen[Path]):
             return
         table = plan(self._source.config, self._devices[self._device])
         self.query_one(PlanTable).show(table)
-        where = f"at a context of {table.context:,} tokens"
-        self._say(
-            f"★ recommended: {table.reason}, {where}." if table.recommended else f"{table.reason}.",
-            "quiet" if table.recommended else "warning",
-        )
+        if table.recommended is None:
+            self._say(f"{table.reason}.")
+            return
+        words = f"★ recommended: {table.reason}, at a context of {table.context:,} tokens."
+        if any(choice.paper_score for choice in table.choices):
+            words += "\nPerplexity as the paper measured it on WikiText-2; lower is better."
+        self._say(words, "quiet")
 
     def _say(self, text: str, style: str = "warning") -> None:
         message = self.query_one("#message", Static)

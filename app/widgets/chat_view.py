@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from textual.containers import VerticalScroll
+from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Button, Static
 
@@ -24,12 +25,12 @@ class ChatView(VerticalScroll, can_focus=False):
         """Stay at the bottom."""
         self.anchor()
 
-    async def show(self, records: Sequence[MessageRecord], welcome: str) -> None:
+    async def show(self, records: Sequence[MessageRecord], welcome: Content) -> None:
         """Show another chat; an empty one shows ``welcome``."""
         await self.remove_children()
         self._earlier = list(records[:-WINDOW])
         if not records:
-            await self.mount(Static(welcome, classes="welcome", markup=False))
+            await self.mount(Static(welcome, classes="welcome"))
             return
         await self._offer_earlier()
         await self.mount_all(_widgets(records[-WINDOW:]))

@@ -32,7 +32,7 @@ class JobView(Widget):
                 Content.assemble(bar(progress.fraction, width - 5, "$primary"), (percent, "bold")),
                 spread(Content(layer), Content.styled(self._times(progress), "$quiet"), width),
                 Content(),
-                _stages(progress),
+                _stages(progress, width),
             ]
         )
 
@@ -43,11 +43,12 @@ class JobView(Widget):
         return f"{elapsed} so far · about {clock(max(0.0, progress.eta_seconds - self.since))} left"
 
 
-def _stages(progress: Progress) -> Content:
+def _stages(progress: Progress, width: int) -> Content:
     """All stages in their order; each layer goes through most of them anew."""
     present = STAGES.index(progress.stage)
     pieces = [_stage(stage, index - present) for index, stage in enumerate(STAGES)]
-    return Content("   ").join(pieces)
+    room = (width - sum(piece.cell_length for piece in pieces)) // (len(pieces) - 1)
+    return Content(" " * min(max(room, 1), 3)).join(pieces)
 
 
 def _stage(name: str, distance: int) -> Content:

@@ -71,10 +71,15 @@ class ModelMessage(Vertical):
 def _below(record: MessageRecord | None) -> str:
     if record is None:
         return ""
-    if record.state == "writing":
-        return f"◼ {CUT_OFF}"
-    marks = {"done": "", "stopped": "◼ stopped", "failed": "✕ broken off"}
-    return " · ".join(part for part in (marks[record.state], record.summary) if part)
+    match record.state:
+        case "writing":
+            return f"◼ {CUT_OFF}"
+        case "stopped":
+            return f"◼ {record.summary or 'stopped'}"
+        case "failed":
+            return "✕ broken off" if record.content else "✕ no reply"
+        case "done":
+            return record.summary
 
 
 class Notice(Vertical):

@@ -30,6 +30,7 @@ class Prompt(TextArea):
             highlight_cursor_line=False,
             placeholder="Write a message.  Enter sends · Ctrl+J new line · ? keys",
         )
+        self.cursor_blink = False
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """A question mark asks for help only where no message begins with one."""

@@ -34,7 +34,7 @@ def steps(until: float) -> None:
             if fraction > until:
                 return
             left = None if fraction == 0 else 40 * (1 - fraction)
-            message = f"layer {layer + 1}: {stage}"
+            message = f"{stage}: expert 8 of 8"
             emit(Progress(stage, layer, LAYERS, fraction, 40 * fraction, left, message))
 
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--story", default="done")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
-    emit(Progress("check", 0, LAYERS, 0.0, 0.0, None, f"reading {options.source}"))
+    emit(Progress("check", 0, LAYERS, 0.0, 0.0, None, "reading the original"))
     if options.story == "anew" and not options.restart:
         emit(JobFailed("UsageError", "an unfinished run was begun with other options"))
         sys.exit(2)

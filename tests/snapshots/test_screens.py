@@ -1,0 +1,238 @@
+"""Pictures of every screen, wide and narrow. After a change that is meant:
+
+    pytest tests/snapshots --snapshot-update
+
+and look at the pictures in the commit.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, Markdown
+
+from app import paths
+from app.history import History
+from app.screens import wizard
+from app.screens.chats import ChatsScreen
+from app.screens.help import HelpScreen
+from app.widgets.gauge import SPARKLINE_LENGTH
+from app.widgets.gauges import Gauges
+from app.widgets.job_view import JobView
+from app.widgets.plan_table import PlanTable
+from app.widgets.prompt import Prompt
+from app.widgets.source_list import SourceList
+from compress.plan import Choice, PaperScore, Plan
+from engine.config import ModelConfig
+from engine.protocol import Device
+from tests.ui import install_model, make_app, wait_for_state, wait_until
+
+Scene = Callable[[Pilot[None]], Awaitable[None]]
+SIZES = [(120, 36), (80, 24)]
+
+
+def fixed_plan(config: ModelConfig, device: Device) -> Plan:
+    """Rows of all kinds; the real figures are other tests' business."""
+    large = config.hidden_size > 1000
+    scale = 10**9 if large else 10**6
+    free = min(device.free_bytes, 16 * scale)
+    choices = []
+    for step, bits in enumerate((1.5, 2.0, 2.5, 3.0)):
+        total = (11 + 3 * step) * scale
+        score = PaperScore(bits, 8.5 - step, None) if large and step < 3 else None
+        tight = 0.9 * free < total <= free
+        choices.append(
+            Choice(bits, total - scale, scale // 2, scale // 2, total, total <= free, tight, score)
+        )
+    fitting = [choice for choice in choices if choice.fits and not choice.tight]
+    recommended = fitting[-1] if fitting else None
+    reason = "the largest that fits comfortably on " if fitting else "nothing fits on "
+    return Plan(device, 8192, tuple(choices), recommended, reason + device.name)
+
+
+@pytest.fixture(autouse=True)
+def fixed_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MC_CHAT_HOME", str(tmp_path))
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.setattr(wizard, "plan", fixed_plan)
+
+
+@pytest.fixture(params=SIZES, ids=["wide", "narrow"])
+def picture(request: pytest.FixtureRequest, snap_compare: Any) -> Callable[..., bool]:
+    def compare(scene: Scene, *worker: str, **options: Any) -> bool:
+        app = make_app(*worker, **options)
+        return bool(snap_compare(app, terminal_size=request.param, run_before=scene))
+
+    return compare
+
+
+async def send(pilot: Pilot[None], text: str) -> None:
+    await wait_for_state(pilot, "ready")
+    pilot.app.screen.query_one(Prompt).text = text
+    await pilot.press("enter")
+
+
+# --- the first run --------------------------------------------------------------------------------
+
+
+def test_wizard_looking(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_until(pilot, lambda: pilot.app.screen.query(PlanTable))
+
+    assert picture(scene, "--devices", "none")
+
+
+def test_wizard_demo(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+
+    assert picture(scene)
+
+
+async def choose_mixtral(pilot: Pilot[None]) -> None:
+    await wait_for_state(pilot, "ready")
+    pilot.app.screen.query_one(Input).cursor_blink = False
+    pilot.app.screen.query_one(SourceList).focus()
+    await pilot.press("down")
+    await wait_until(pilot, lambda: pilot.app.screen.query_one("#folder").display)
+
+
+def test_wizard_mixtral(picture):
+    assert picture(choose_mixtral)
+
+
+def test_wizard_nothing_fits(picture):
+    assert picture(choose_mixtral, "--devices", "small")
+
+
+def test_wizard_asks_for_a_folder(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await choose_mixtral(pilot)
+        pilot.app.screen.query_one(PlanTable).focus()
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.focused, Input))
+
+    assert picture(scene)
+
+
+def test_compressing(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: pilot.app.screen.query(JobView))
+        job = pilot.app.screen.query_one(JobView)
+        await wait_until(pilot, lambda: job.progress and job.progress.fraction == 0.55)
+
+    assert picture(scene, story="hold")
+
+
+def test_compression_failed(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_for_state(pilot, "down")
+
+    assert picture(scene, story="fail")
+
+
+# --- the chat -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model() -> Path:
+    return install_model()
+
+
+def test_chat_empty(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+
+    assert picture(scene)
+
+
+def test_chat_replied(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await send(pilot, "What is a mixture of experts?")
+        await wait_until(pilot, lambda: pilot.app.screen.query(Markdown))
+        await wait_for_state(pilot, "ready")
+
+    assert picture(scene)
+
+
+def test_chat_writing(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await send(pilot, "hold on\nwhile I look at the gauges")
+        gauges = pilot.app.screen.query_one(Gauges)
+        await wait_until(
+            pilot,
+            lambda: (
+                len(gauges.readings.recent) == SPARKLINE_LENGTH
+                and len(set(gauges.readings.recent)) == 1
+                and len(pilot.app.screen.query_one(Markdown).source) == 19 * 6
+            ),
+        )
+
+    assert picture(scene)
+
+
+def test_chat_pruning_off(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("f2")
+        await send(pilot, "Without pruning, please.")
+        await wait_until(pilot, lambda: pilot.app.screen.query(Markdown))
+        await wait_for_state(pilot, "ready")
+
+    assert picture(scene)
+
+
+def test_chat_nasty(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await send(pilot, "nasty [red]markup[/red]")
+        await wait_until(pilot, lambda: pilot.app.screen.query(Markdown))
+        await wait_for_state(pilot, "ready")
+
+    assert picture(scene)
+
+
+def test_chat_engine_died(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await send(pilot, "crash")
+        await wait_for_state(pilot, "down")
+
+    assert picture(scene)
+
+
+def test_chat_context_full(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await send(pilot, "full")
+        await wait_until(pilot, lambda: pilot.app.screen.query("Notice"))
+
+    assert picture(scene)
+
+
+def test_help(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("f1")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
+
+    assert picture(scene)
+
+
+def test_chats(picture, model):
+    history = History(paths.history_db(), clock=lambda: 1_760_000_000.0)
+    for title in ("Which animals live in the valley?", "[b]17 + 25[/b]", "A story about a duck"):
+        history.add_message(history.new_chat("demo", title), "user", title)
+    history.close()
+
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("ctrl+o")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatsScreen))
+
+    assert picture(scene)
