@@ -61,13 +61,14 @@ def source_config(source: str) -> ModelConfig:
 def _downloaded_config(repository: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # one line of ours instead of one per retry
     try:
         return Path(hf_hub_download(repository, "config.json"))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
-            f"the config.json of {repository} cannot be had: {reason}; "
+            f"the config.json of {repository} cannot be had ({type(error).__name__}); "
             "check the name and the network, or name a folder"
         ) from None
 

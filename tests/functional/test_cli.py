@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import assets
 from app import cli, loading, paths
@@ -213,6 +214,23 @@ def test_plan_prints_a_table_with_the_recommended_row(mc_chat: Command, original
     assert "5.91" in result.out
     assert mc_chat("plan", "demo").out.startswith("demo on ")
     assert mc_chat("plan", original, "--vram", "1GB").code == 0
+
+
+def test_plan_downloads_at_most_a_config(
+    mc_chat: Command, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        if repository == "some/where":
+            return str(original / name)
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert mc_chat("plan", "some/where", "--vram", "1GB").code == 0
+    assert asked == [("some/where", "config.json")]
+    failed(mc_chat("plan", "no/where", "--vram", "1GB"), 1, "no/where")
 
 
 def test_bench_and_eval_report_what_they_measured(mc_chat: Command, tiny: Path) -> None:
