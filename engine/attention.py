@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.budget import QUERY_BLOCK
+from engine.budget import MAP_ELEMENTS, QUERY_BLOCK
 from engine.cache import LayerCache
 from engine.config import ModelConfig
 from engine.linear import Linear
@@ -158,7 +158,7 @@ class Attention:
     def _masked(self, queries: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
         """Attention of queries that begin at position ``start``, in blocks of queries."""
         outputs = []
-        for block in self._blocks(queries.shape[2], start):
+        for block in self._blocks(queries.shape[2], start, QUERY_BLOCK):
             mask = block.mask(queries.device, self.window)
             outputs.append(
                 F.scaled_dot_product_attention(
@@ -175,12 +175,13 @@ class Attention:
         self, queries: Tensor, keys: Tensor, values: Tensor, start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attention [B, N, T, D] with the map made block by block, and its two sums [B, T]."""
-        batch, _, tokens, _ = queries.shape
+        batch, heads, tokens, _ = queries.shape
         device = queries.device
         received = torch.zeros(batch, tokens, device=device)
         own = torch.empty(batch, tokens, device=device)
         outputs = []
-        for block in self._blocks(tokens, start):
+        size = max(1, MAP_ELEMENTS // (batch * heads * keys.shape[2]))
+        for block in self._blocks(tokens, start, min(size, QUERY_BLOCK)):
             q = queries[:, :, block.queries]
             attention = _softmax_map(q, keys[:, :, block.keys], block.mask(device, self.window))
             outputs.append(_mix(attention, values[:, :, block.keys]))
@@ -193,9 +194,9 @@ class Attention:
             own[:, block.queries] = mean.diagonal(offset, dim1=1, dim2=2)
         return torch.cat(outputs, dim=2), received, own
 
-    def _blocks(self, tokens: int, start: int) -> "Iterator[_Block]":
-        for first in range(0, tokens, QUERY_BLOCK):
-            last = min(first + QUERY_BLOCK, tokens)
+    def _blocks(self, tokens: int, start: int, size: int) -> "Iterator[_Block]":
+        for first in range(0, tokens, size):
+            last = min(first + size, tokens)
             reach = 0 if self.window is None else max(0, start + first - self.window + 1)
             yield _Block(slice(first, last), slice(reach, start + last), start + first)
 

@@ -39,11 +39,15 @@ PREFILL_CHUNK: dict[DeviceKind, int] = {"cuda": 512, "cpu": 256}
 be cancelled sooner: 256 tokens of the demo take 60 ms on two CPU cores."""
 
 QUERY_BLOCK = 256
-"""Queries whose rows of the attention map are in memory at once where a map is needed."""
+"""Queries that attend at once where a mask or a map is needed."""
 
-_MAP_BYTES: dict[DeviceKind, int] = {"cuda": 2 + 4, "cpu": 4 + 4}
+MAP_ELEMENTS = 1 << 24
+"""Elements of the attention map, of all heads, in memory at once: with 32 heads, 256 queries at
+2048 tokens of context and 16 at 32768."""
+
+_MAP_BYTES: dict[DeviceKind, int] = {"cuda": 2 + 4 + 2, "cpu": 4 + 4}
 """Bytes per element of such a map: before and after its softmax on a CPU (measured: 2.1 maps at
-4096 tokens), on a GPU the 16-bit one and its float32 mean."""
+4096 tokens), on a GPU 16-bit, float32, and 16-bit again for the product."""
 
 _DEQUANTIZED_BYTES: dict[DeviceKind, int] = {"cuda": 1 + 4 + 4 + 4, "cpu": 0}
 """Bytes per weight of a matrix while it is dequantized: code, code in float32, product, result.
@@ -180,7 +184,8 @@ def workspace_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
     activations = (tokens * (stream + max(experts, heads)) + config.vocab_size) * COMPUTE_BYTES[
         kind
     ]
-    attention_map = min(tokens, QUERY_BLOCK) * context * config.num_heads * _MAP_BYTES[kind]
+    rows = min(tokens, QUERY_BLOCK) * context * config.num_heads
+    attention_map = min(rows, MAP_ELEMENTS) * _MAP_BYTES[kind]
     return activations + attention_map + hidden * inner * _DEQUANTIZED_BYTES[kind]
 
 

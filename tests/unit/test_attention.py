@@ -74,9 +74,12 @@ def plain_rotate(x: Tensor) -> Tensor:
     return out
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["by queries", "by elements of the map"])
+def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks even in short sequences."""
+    if request.param == "by elements of the map":
+        rows = 2 * CONFIG.num_heads * 23
+        monkeypatch.setattr(attention_module, "MAP_ELEMENTS", 3 * rows)
     monkeypatch.setattr(attention_module, "QUERY_BLOCK", 5)
 
 
