@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 
 from app import models, sources, units
@@ -61,9 +62,9 @@ def source_config(source: str) -> ModelConfig:
 def _downloaded_config(repository: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # one line of ours instead of one per retry
+    # One line of ours instead of one per retry.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return Path(hf_hub_download(repository, "config.json"))
     except (HfHubHTTPError, OSError, ValueError) as error:

@@ -208,9 +208,9 @@ def test_plan_needs_no_network_and_has_the_promised_keys(mc_chat: Command) -> No
 
 
 def test_plan_prints_a_table_with_the_recommended_row(mc_chat: Command, original: Path) -> None:
-    result = mc_chat("plan", "--vram", "18GiB")
+    result = mc_chat("plan", "--vram", "24GiB")
     recommended = next(line for line in result.out.splitlines() if line.startswith(">"))
-    assert recommended.split()[1] == "2"
+    assert recommended.split()[1] == "3"
     assert "5.91" in result.out
     assert mc_chat("plan", "demo").out.startswith("demo on ")
     assert mc_chat("plan", original, "--vram", "1GB").code == 0

@@ -84,14 +84,15 @@ def test_fitting_and_comfort() -> None:
     assert not need.is_tight(89), "what does not fit is not tight"
 
 
-def test_the_largest_width_that_fits() -> None:
+@pytest.mark.parametrize(("bits", "smaller"), [(3.0, 2.75), (2.0, 1.75), (1.5, None)])
+def test_the_largest_width_that_fits(bits: float, smaller: float | None) -> None:
     def largest(free: int, **more: float) -> float | None:
         return budget.largest_that_fits(MIXTRAL_8X7B, 128, 8192, "cuda", free, **more)
 
-    assert largest(24 * 2**30) == 3.0
-    assert largest(24 * 2**30, below=3.0) == 2.75
-    assert largest(17 * GB) == 2.0
-    assert largest(8 * GB) is None
+    need = budget.nominal_budget(MIXTRAL_8X7B, bits, 128, 8192, "cuda").total
+    assert largest(need) == bits
+    assert largest(need - 1) == smaller
+    assert largest(need, below=bits) == smaller
 
 
 def test_contexts_beyond_the_training_are_refused() -> None:

@@ -25,24 +25,28 @@ def test_a_24_gb_card_takes_three_bits_comfortably() -> None:
     assert all(choice.fits and not choice.tight for choice in result.choices)
 
 
-def test_marks_follow_the_free_memory() -> None:
-    result = plan(MIXTRAL_8X7B, gpu(17), 8192)
-    marks = {choice.nominal_bits: (choice.fits, choice.tight) for choice in result.choices}
-    assert marks == {
-        1.5: (True, False),
-        1.75: (True, False),
-        2.0: (True, False),
-        2.25: (True, True),
-        2.5: (False, False),
-        2.75: (False, False),
-        3.0: (False, False),
-    }
+def total(bits: float) -> int:
+    """Bytes that a width needs in all, at 8192 tokens."""
+    choices = plan(MIXTRAL_8X7B, gpu(24), 8192).choices
+    return next(choice.total_bytes for choice in choices if choice.nominal_bits == bits)
+
+
+@pytest.mark.parametrize("bits", [1.5, 2.0, 2.75])
+@pytest.mark.parametrize("spare", [-1, 0, 1])
+def test_a_tenth_of_the_free_memory_is_left_for_comfort(bits: float, spare: int) -> None:
+    free = total(bits) * 10 // 9 + spare
+    result = plan(MIXTRAL_8X7B, replace(gpu(24), free_bytes=free), 8192)
+    for choice in result.choices:
+        assert choice.fits == (choice.total_bytes <= free)
+        assert choice.tight == (choice.fits and 10 * choice.total_bytes > 9 * free)
+    comfortable = [c.nominal_bits for c in result.choices if c.fits and not c.tight]
+    assert (bits in comfortable) == (spare > 0)
     assert result.recommended is not None
-    assert result.recommended.nominal_bits == 2.0
+    assert result.recommended.nominal_bits == max(comfortable, default=1.5)
 
 
 def test_where_only_the_smallest_fits_tightly_it_is_recommended_with_a_word() -> None:
-    result = plan(MIXTRAL_8X7B, gpu(12.5), 8192)
+    result = plan(MIXTRAL_8X7B, replace(gpu(24), free_bytes=total(1.5)), 8192)
     assert result.recommended == result.choices[0]
     assert result.recommended.tight
     assert "tightly" in result.reason
