@@ -32,7 +32,7 @@ def total(bits: float) -> int:
 
 
 @pytest.mark.parametrize("bits", [1.5, 2.0, 2.75])
-@pytest.mark.parametrize("spare", [-1, 0, 1])
+@pytest.mark.parametrize("spare", [-1, 1])
 def test_a_tenth_of_the_free_memory_is_left_for_comfort(bits: float, spare: int) -> None:
     free = total(bits) * 10 // 9 + spare
     result = plan(MIXTRAL_8X7B, replace(gpu(24), free_bytes=free), 8192)
