@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from engine.kernels.simd import group_scaling, half_product, plane_product
 from engine.packing import PackedArrays
 
-OPTIONS: dict[str, Any] = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {
+    "fastmath": {"reassoc", "contract", "nsz"},  # infinities and NaNs stay what they are
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+}
 
 TILE = 32
 TOKEN_BLOCK = 8

@@ -23,7 +23,8 @@ _F32 = ir.FloatType()
 _WORDS = ir.VectorType(_I32, TILE_ROWS)
 _HALVES = ir.VectorType(ir.IntType(16), TILE_ROWS)
 _FLOATS = ir.VectorType(_F32, TILE_ROWS)
-_FAST = ("fast",)
+_FAST = ("reassoc", "contract", "nsz")
+"""Sums in any order and fused multiply-add, but infinities and NaNs stay what they are."""
 
 ACCUMULATORS = 2
 """Independent sums of a lone token, so that an addition need not wait for the one before it."""

@@ -104,6 +104,17 @@ def test_experts_of_mixed_widths(kernels: Kernels, tokens: int, pruned: bool) ->
     )
 
 
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_gates_far_below_zero_close(kernels: Kernels, tokens: int) -> None:
+    """exp(-gate) overflows float32 there, and the product must be 0, not NaN."""
+    experts, weights = random_experts((2, 3))
+    x = 1000 * torch.randn(tokens, HIDDEN)
+    ids, scale = torch.tensor([[0, 1]]).expand(tokens, 2), torch.full((tokens, 2), 0.5)
+    assert_near(
+        kernels.experts(x, ids, scale, experts.arena), plain_experts(x, ids, scale, weights)
+    )
+
+
 def test_a_skipped_slots_weight_does_not_matter(kernels: Kernels) -> None:
     experts, _ = random_experts((2, 3))
     x = torch.randn(1, HIDDEN)
