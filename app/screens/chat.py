@@ -1,6 +1,7 @@
 """The chat: messages, the prompt, and the gauges beside them."""
 
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -55,6 +56,7 @@ class ChatScreen(Screen[None]):
         self._readings = Readings(pruning=self._mode)
         self._reply_ids = itertools.count(1)
         self._reply_view: ModelMessage | None = None
+        self._warned = False
         last = services.history.last_chat(self._model_name)
         self._conversation = self._open(last.id if last else None)
 
@@ -79,7 +81,9 @@ class ChatScreen(Screen[None]):
     async def on_unmount(self) -> None:
         """A reply that is being written ends with the program, and is kept."""
         if self._conversation.reply:
-            self._conversation.end("stopped")
+            # What was saved a moment ago is there; nobody is left to tell more to.
+            with suppress(HistoryError):
+                self._conversation.end("stopped")
 
     # --- what the user does -------------------------------------------------------------------
 
@@ -111,7 +115,8 @@ class ChatScreen(Screen[None]):
         )
         self._show_readings(self._readings.at_start_of_reply())
         if self.query_one(HeaderLine).state == "ready":
-            self.query_one(HeaderLine).show("writing")
+            self.query_one(HeaderLine).show("writing", "reading the chat")
+        self._warned = False
         self.refresh_bindings()
 
     async def on_notice_chosen(self, event: Notice.Chosen) -> None:
@@ -175,8 +180,7 @@ class ChatScreen(Screen[None]):
             case protocol.Loaded():
                 self._hear_loaded(event)
             case protocol.Token() if self._is_current(event.id):
-                assert self._reply_view is not None
-                self._reply_view.write(self._conversation.add(event.text))
+                self._hear_token(event)
             case protocol.MetersUpdate() if self._is_current(event.id):
                 self._show_readings(self._readings.with_meters(event.meters))
             case protocol.Finished() if self._is_current(event.id):
@@ -200,6 +204,13 @@ class ChatScreen(Screen[None]):
             )
         )
 
+    def _hear_token(self, token: protocol.Token) -> None:
+        assert self._reply_view is not None
+        self._reply_view.write(self._conversation.add(token.text))
+        header = self.query_one(HeaderLine)
+        if header.state == "writing":
+            header.status = ""
+
     async def _hear_finished(self, finished: protocol.Finished) -> None:
         self._show_readings(self._readings.with_meters(finished.meters))
         state: State = "stopped" if finished.finish_reason == "cancelled" else "done"
@@ -210,9 +221,7 @@ class ChatScreen(Screen[None]):
 
     async def _hear_failed(self, failed: protocol.Failed) -> None:
         if failed.id is None:
-            self.query_one(HeaderLine).show("down", "not loaded")
-            await self._end_reply("failed")
-            await self._tell(failed.message, "Try again (Ctrl+R)", "screen.restart")
+            await self._hear_not_loaded(failed)
         elif self._is_current(failed.id):
             await self._end_reply("failed")
             self.query_one(HeaderLine).show("ready")
@@ -220,6 +229,11 @@ class ChatScreen(Screen[None]):
                 await self._tell_context_full(failed.message)
             else:
                 await self._tell(failed.message)
+
+    async def _hear_not_loaded(self, failed: protocol.Failed) -> None:
+        self.query_one(HeaderLine).show("down", "not loaded")
+        await self._end_reply("failed")
+        await self._tell(failed.message, "Try again (Ctrl+R)", "screen.restart")
 
     async def _hear_death(self, died: WorkerDied) -> None:
         self.query_one(HeaderLine).show("down", "engine stopped")
@@ -273,7 +287,10 @@ class ChatScreen(Screen[None]):
             self._warn_unsaved(error)
 
     def _warn_unsaved(self, error: HistoryError) -> None:
-        self.notify(str(error), title="Not saved", severity="error", markup=False)
+        """Once per reply: saving is tried again four times a second."""
+        if not self._warned:
+            self._warned = True
+            self.notify(str(error), title="Not saved", severity="error", markup=False)
 
     def _is_current(self, reply: int) -> bool:
         return self._conversation.reply is not None and self._conversation.reply.id == reply

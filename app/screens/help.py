@@ -17,6 +17,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Ctrl+J  Shift+Enter", "new line"),
             ("Esc", "stop the reply; what was written stays"),
             ("PgUp  PgDn", "scroll the chat"),
+            ("Ctrl+C", "copy what the mouse selected"),
         ),
     ),
     (

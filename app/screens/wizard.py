@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from app import sources
+from app import models, sources
 from app.compress_client import Job
 from app.engine_client import WorkerDied, WorkerEvent
 from app.render import safe_text
@@ -82,6 +82,8 @@ class WizardScreen(Screen[Path]):
         self.query_one("#folder").display = False
         self.query_one(PlanTable).focus()
         self._services.engine.send(protocol.Detect())
+        for model in models.damaged():
+            self.notify(model.problem, title=model.name, severity="warning", markup=False)
 
     # --- what the user does -------------------------------------------------------------------
 
@@ -116,6 +118,7 @@ class WizardScreen(Screen[Path]):
 
     async def action_detect(self) -> None:
         """Start the engine's process again and ask once more."""
+        self.query_one(HeaderLine).show("starting", LOOKING)
         self.query_one("#machine", Static).update(LOOKING)
         await self._services.engine.restart()
         self._services.engine.send(protocol.Detect())

@@ -2,9 +2,9 @@
 
 What it does depends on the words of the last user message, so that one chat can hold many stories:
 "crash" dies in the middle of a word, "hold" writes a little and waits for Cancel, "full" and
-"memory" fail, "nasty" answers with markup and terminal controls, "code" with a long fence.
-A model whose folder is named "broken" fails to load. `--devices none` is a slow machine that never
-answers Detect.
+"memory" fail, "grow" fills the context, "nasty" answers with markup and terminal controls, "code"
+with a long fence. A model whose folder is named "broken" fails to load. `--devices none` is a slow machine that never
+answers Detect, `--devices dies` ends instead of answering.
 """
 
 import argparse
@@ -141,12 +141,13 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
     prompt = sum(len(message.content.split()) for message in request.messages)
     answer = answer_to(words)
     pieces = [answer[start : start + 6] for start in range(0, len(answer), 6)]
-    said = ""
+    said, updates = "", 0
     for count, piece in enumerate(pieces, start=1):
         if "hold" in words and count == 20:
             while request.id not in reader.cancelled and not reader.ended:
                 emit(protocol.MetersUpdate(request.id, meters(reader, count, prompt)))
-                time.sleep(0.02)
+                updates += 1
+                time.sleep(0.001 if updates < 80 else 0.1)
         if "crash" in words and count == 12:
             print("CUDA error: device-side assert", file=sys.stderr, flush=True)
             os._exit(7)
@@ -157,7 +158,9 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
         if count % 4 == 0:
             emit(protocol.MetersUpdate(request.id, meters(reader, count, prompt)))
         time.sleep(pace)
-    stopped = request.id in reader.cancelled
+    reason: protocol.FinishReason = "context" if "grow" in words else "stop"
+    if request.id in reader.cancelled:
+        reason = "cancelled"
     emit(
         protocol.Finished(
             id=request.id,
@@ -165,7 +168,7 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
             tokens=len(said) // 6,
             prompt_tokens=prompt,
             tokens_per_second=42.5,
-            finish_reason="cancelled" if stopped else "stop",
+            finish_reason=reason,
             meters=meters(reader, len(pieces), prompt),
         )
     )
@@ -174,12 +177,14 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pace", type=float, default=0.0, help="seconds between tokens")
-    parser.add_argument("--devices", choices=("good", "small", "none"), default="good")
+    parser.add_argument("--devices", choices=("good", "small", "none", "dies"), default="good")
     options = parser.parse_args()
     reader = Reader()
     emit(protocol.Ready())
     while not isinstance(request := reader.requests.get(), protocol.Shutdown):
-        if isinstance(request, protocol.Detect) and options.devices != "none":
+        if isinstance(request, protocol.Detect) and options.devices == "dies":
+            sys.exit("no driver")
+        elif isinstance(request, protocol.Detect) and options.devices != "none":
             emit(protocol.Devices(DEVICES if options.devices == "good" else SMALL_DEVICES))
         elif isinstance(request, protocol.Load):
             load(request)

@@ -7,7 +7,7 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Markdown, Static
 
 from app import paths
-from app.history import History
+from app.history import History, HistoryError
 from app.screens.chat import ChatScreen
 from app.screens.chats import ChatsScreen
 from app.screens.help import HelpScreen
@@ -179,6 +179,35 @@ async def test_a_full_context_offers_a_new_chat():
         await wait_until(pilot, lambda: not pilot.app.screen.query(Notice))
         assert not pilot.app.screen.query(UserMessage)
         await talk(pilot, "fresh")
+
+
+async def test_a_context_that_fills_up_while_writing_keeps_the_reply():
+    install_model()
+    async with make_app().run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+        await talk(pilot, "grow")
+        assert replies(pilot) == [ANSWER]
+        assert "context full" in below(pilot)
+        assert "New chat" in str(pilot.app.screen.query_one(Notice).query_one(Button).label)
+
+
+async def test_a_disk_that_fails_is_told_once_and_the_reply_goes_on(monkeypatch):
+    install_model()
+    app = make_app()
+    async with app.run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+
+        def fail(*_: object) -> None:
+            raise HistoryError("the disk is full")
+
+        monkeypatch.setattr(app._services.history, "write_message", fail)
+        await send(pilot, "hold on")
+        await wait_until(pilot, lambda: app._notifications)
+        await pilot.pause(0.6)
+        await pilot.press("escape")
+        await wait_for_state(pilot, "ready")
+        assert [notice.message for notice in app._notifications] == ["the disk is full"]
+        assert len(replies(pilot)[0]) > 40
 
 
 async def test_no_memory_is_told_and_the_chat_goes_on():

@@ -60,6 +60,25 @@ async def test_a_machine_that_takes_its_time_leaves_the_wizard_usable():
         assert isinstance(pilot.app.screen, WizardScreen)
 
 
+async def test_an_engine_that_dies_while_looking_is_told_and_can_be_asked_again():
+    async with make_app("--devices", "dies").run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "down")
+        assert "exit code 1: no driver" in text_of(pilot, "#message")
+        await pilot.press("ctrl+r")
+        await wait_for_state(pilot, "starting")
+        await wait_for_state(pilot, "down")
+
+
+async def test_a_damaged_model_is_told():
+    folder = models.demo_folder()
+    folder.mkdir(parents=True)
+    (folder / "mc.json").write_text("{")
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_until(pilot, lambda: pilot.app._notifications)
+        (notice,) = pilot.app._notifications
+        assert "cannot be read" in notice.message
+
+
 async def test_the_recommended_size_is_preselected_and_is_the_plans():
     async with make_app().run_test(size=(120, 36)) as pilot:
         await wait_for_state(pilot, "ready")
