@@ -1,8 +1,10 @@
 """GPTQ: round one input at a time and let the inputs still to come make up for the error.
 
-The paper's formula (Frantar et al., 2023), with the errors compensated inside a group and across
-groups at every width; one block is one group of the stored grid, fitted when its turn comes to
-the weights as compensated so far. Many matrices run side by side: a batch dimension costs nothing.
+The formula of Frantar et al. (2023), with the errors compensated inside a group and across groups
+at every width. One block is one group of the stored grid, fitted when its turn comes to the
+weights as compensated so far. Inputs that matter more go first, while there are still others to
+make up for them: groups by their mean E[x^2], inputs within a group by their own, so that stored
+groups stay runs of neighbours.
 """
 
 import torch
@@ -11,68 +13,74 @@ from torch import Tensor
 from compress.quantizers import grid
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
+from compress.quantizers.refine import refine
 from compress.quantizers.rtn import quantize_rtn
 
 
 def quantize_gptq(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
-    """Quantize weights [..., O, I] for inputs with the Hessian [..., I, I].
+    """Quantize weights [O, I] for inputs with the Hessian [I, I]: GPTQ, then refined.
 
-    GPTQ is greedy, so a row can come out worse than rounded to nearest, rarely: rows are
-    independent, and each keeps whichever has the lower H-weighted error. So the error is never
-    above round-to-nearest's on the same grid search.
+    The result is a local optimum, so a row can come out worse than rounded to nearest, rarely:
+    rows are independent, and each keeps whichever has the lower H-weighted error. So the error is
+    never above round-to-nearest's on the same grid search.
     """
-    compensated = compensate(weights, hessian.factor, bits, group_size)
-    nearest = quantize_rtn(weights, hessian, bits, group_size)
-    return better_rows(weights, hessian, compensated, nearest)
+    codes = refine(weights, hessian, compensate(weights, hessian, bits, group_size))
+    return better_rows(weights, hessian, codes, quantize_rtn(weights, hessian, bits, group_size))
 
 
-def compensate(weights: Tensor, factor: Tensor, bits: int, group_size: int) -> Codes:
-    """Plain GPTQ of weights [..., O, I] with factor [..., I, I], group after group."""
-    left = weights.clone()
-    codes, scales, zeros = [], [], []
+def quantize_plain_gptq(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
+    """GPTQ without the refinement, for comparison."""
+    codes = compensate(weights, hessian, bits, group_size)
+    return better_rows(weights, hessian, codes, quantize_rtn(weights, hessian, bits, group_size))
+
+
+def compensate(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
+    """GPTQ alone, of weights [O, I]."""
+    order, factor = hessian.elimination(group_size)
+    left = weights[:, order]
+    codes, errors = torch.empty_like(left, dtype=torch.uint8), torch.empty_like(left)
+    scales, zeros = [], []
     for start in range(0, left.shape[-1], group_size):
         block = slice(start, start + group_size)
-        own = factor[..., block, block]
-        group = left[..., block]  # [..., O, g], a view: compensated in place
+        own = factor[block, block]
         # The loss GPTQ adds for an error e at input i is (e / U_ii)^2.
-        importance = own.diagonal(dim1=-2, dim2=-1).square().reciprocal().unsqueeze(-2)
-        scale, zero = grid.fit(group, importance, bits)
-        levels, errors = _round_group(group, own, scale, zero, bits)
-        left[..., start + group_size :] -= errors @ factor[..., block, start + group_size :]
-        codes.append(levels)
+        scale, zero = grid.fit(left[:, block], own.diagonal().square().reciprocal(), bits)
+        codes[:, block] = _round_group(left[:, block], own, scale, zero, bits, errors[:, block])
+        left[:, block.stop :] -= errors[:, block] @ factor[block, block.stop :]
         scales.append(scale)
         if zero is not None:
             zeros.append(zero)
+    back = order.argsort()
+    groups = (order[::group_size] // group_size).argsort()
     return Codes(
-        torch.cat(codes, -1),
-        torch.stack(scales, -1),
-        torch.stack(zeros, -1) if zeros else None,
+        codes[:, back],
+        torch.stack(scales, -1)[:, groups],
+        torch.stack(zeros, -1)[:, groups] if zeros else None,
         bits,
         group_size,
     )
 
 
 def _round_group(
-    group: Tensor, factor: Tensor, scale: Tensor, zero: Tensor | None, bits: int
-) -> tuple[Tensor, Tensor]:
-    """Round a group [..., O, g] input by input; returns codes and errors / U_ii, [..., O, g]."""
+    group: Tensor, factor: Tensor, scale: Tensor, zero: Tensor | None, bits: int, errors: Tensor
+) -> Tensor:
+    """Round a group [O, g] input by input; returns its codes and fills ``errors`` with E / U_ii."""
     codes = torch.empty_like(group, dtype=torch.uint8)
-    errors = torch.empty_like(group)
     for i in range(group.shape[-1]):
-        column = group[..., i : i + 1]  # [..., O, 1]
+        column = group[:, i : i + 1]  # [O, 1]
         level = grid.encode(column, scale, zero, bits)
-        error = (column - grid.decode(level, scale, zero)) / factor[..., i, i, None, None]
-        group[..., i + 1 :] -= error * factor[..., i, None, i + 1 :]
-        codes[..., i] = level[..., 0].to(torch.uint8)
-        errors[..., i] = error[..., 0]
-    return codes, errors
+        error = (column - grid.decode(level, scale, zero)) / factor[i, i]
+        group[:, i + 1 :] -= error * factor[i, i + 1 :]
+        codes[:, i] = level[:, 0].to(torch.uint8)
+        errors[:, i] = error[:, 0]
+    return codes
 
 
 def better_rows(weights: Tensor, hessian: Hessian, first: Codes, second: Codes) -> Codes:
     """Row by row, whichever of two quantizations of weights has the lower H-weighted error."""
     error_first = hessian.error(weights - first.dequantize())
     error_second = hessian.error(weights - second.dequantize())
-    keep = (error_first <= error_second).unsqueeze(-1)  # [..., O, 1]
+    keep = (error_first <= error_second).unsqueeze(-1)  # [O, 1]
     zero = None
     if first.zero is not None and second.zero is not None:
         zero = torch.where(keep, first.zero, second.zero)

@@ -26,9 +26,9 @@ _LARGEST_SCALE = 65504.0
 
 @dataclass(frozen=True)
 class Codes:
-    """A batch of matrices as codes: W = (codes - zero) * scale.
+    """A matrix as codes: W = (codes - zero) * scale.
 
-    codes uint8 [..., O, I]; scale float16 [..., O, G]; zero float16 [..., O, G], None at 1 bit.
+    codes uint8 [O, I]; scale float16 [O, G]; zero float16 [O, G], None at 1 bit.
     """
 
     codes: Tensor
@@ -38,16 +38,16 @@ class Codes:
     group_size: int
 
     def dequantize(self) -> Tensor:
-        """The weights these codes stand for, float32 [..., O, I]."""
-        levels = split_groups(self.codes, self.group_size).float()  # [..., O, G, g]
-        return decode(levels, self.scale, self.zero).flatten(-2)  # [..., O, I]
+        """The weights these codes stand for, float32 [O, I]."""
+        levels = split_groups(self.codes, self.group_size).float()  # [O, G, g]
+        return decode(levels, self.scale, self.zero).flatten(-2)  # [O, I]
 
     def split_rows(self, rows: int) -> "tuple[Codes, Codes]":
         """The first ``rows`` rows and the others."""
 
         def part(which: slice) -> Codes:
-            zero = None if self.zero is None else self.zero[..., which, :]
-            codes, scale = self.codes[..., which, :], self.scale[..., which, :]
+            zero = None if self.zero is None else self.zero[which]
+            codes, scale = self.codes[which], self.scale[which]
             return Codes(codes, scale, zero, self.bits, self.group_size)
 
         return part(slice(None, rows)), part(slice(rows, None))
@@ -111,17 +111,17 @@ def _fit_sign(weights: Tensor, importance: Tensor) -> Tensor:
     total = importance.sum(-1)
     # A group that no input reaches has no weighted mean: take the plain one.
     weighted = (weights.abs() * importance).sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)
-    return _half_scale(2.0 * torch.where(total > 0, weighted, weights.abs().mean(-1)))
+    return to_scale(2.0 * torch.where(total > 0, weighted, weights.abs().mean(-1)))
 
 
 def _half(low: Tensor, width: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """The float16 grid whose codes 0 .. top span low .. low + width."""
-    scale = _half_scale(torch.where(width > 0, width / top, 1.0))
+    scale = to_scale(torch.where(width > 0, width / top, 1.0))
     return scale, (-low / scale.to(low.dtype)).half()
 
 
-def _half_scale(scale: Tensor) -> Tensor:
-    """Round to float16, never to zero or infinity."""
+def to_scale(scale: Tensor) -> Tensor:
+    """Round to float16, never to zero, below it or to infinity."""
     return scale.clamp(_SMALLEST_SCALE, _LARGEST_SCALE).half()
 
 
@@ -160,7 +160,7 @@ class _Grids:
         slope = (share * spread * weights).sum(-1) / total / variance.clamp(min=_FLAT)
         # One level for the whole group, or a falling line: there is nothing to learn from it.
         usable = (variance > _FLAT) & (slope > _SMALLEST_SCALE)
-        scale = torch.where(usable, _half_scale(slope), self.scale)
+        scale = torch.where(usable, to_scale(slope), self.scale)
         zero = mean_level - mean_weight / scale.to(slope.dtype)
         self._try(scale, torch.where(usable, zero.half(), self.zero))
 

@@ -1,8 +1,9 @@
 """Hessians of a matrix's inputs, H = E[x x^T]: what an error in the weights costs in the output."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,14 +14,21 @@ DAMPING = 0.01
 """Share of the mean diagonal added before inverting (GPTQ's 1 %)."""
 
 
-@dataclass(frozen=True)
-class Hessian:
-    """A batch of Hessians ``matrix`` [..., I, I], factorized once for all widths.
-
-    Raises SourceError when it holds anything but finite numbers.
+class Elimination(NamedTuple):
+    """How GPTQ goes through the inputs: ``order`` int64 [I], in which groups stay together, and
+    ``factor`` U [I, I], upper triangular, U^T U = (H + damping)^-1 with the inputs so ordered.
     """
 
+    order: Tensor
+    factor: Tensor
+
+
+@dataclass(frozen=True)
+class Hessian:
+    """``matrix`` [I, I]. Raises SourceError when it holds anything but finite numbers."""
+
     matrix: Tensor
+    _eliminations: dict[int, Elimination] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not torch.isfinite(self.matrix).all():
@@ -30,27 +38,44 @@ class Hessian:
 
     @property
     def diagonal(self) -> Tensor:
-        """E[x_i^2], [..., I]."""
-        return self.matrix.diagonal(dim1=-2, dim2=-1)
+        """E[x_i^2], [I]."""
+        return self.matrix.diagonal()
 
     @cached_property
-    def factor(self) -> Tensor:
-        """U, upper triangular, with U^T U = (H + damping)^-1, [..., I, I].
+    def damped(self) -> Tensor:
+        """H and the damping on its diagonal, [I, I]; positive definite."""
+        mean = self.diagonal.mean()
+        damping = torch.where(mean > 0, DAMPING * mean, 1.0)
+        return self.matrix + damping * torch.eye(
+            len(self.matrix), dtype=self.matrix.dtype, device=self.matrix.device
+        )
+
+    def elimination(self, group_size: int) -> "Elimination":
+        """The order of rounding and the factor of the inverse in it; made once for all widths.
 
         With J the reversal of the inputs, J H J = L L^T gives H = R R^T for the upper triangular
         R = J L J, and U = R^-1: one factorization, one triangular solve, and H^-1 is never
         formed. Inputs that are never active keep the damping alone: nothing is compensated into
         them.
         """
-        mean = self.diagonal.mean(-1)
-        damping = torch.where(mean > 0, DAMPING * mean, 1.0)[..., None, None]
-        eye = torch.eye(self.matrix.shape[-1], dtype=self.matrix.dtype, device=self.matrix.device)
-        lower = torch.linalg.cholesky((self.matrix + damping * eye).flip(-1, -2))
-        factor: Tensor = torch.linalg.solve_triangular(lower.flip(-1, -2), eye, upper=True)
-        return factor
+        if group_size not in self._eliminations:
+            order = self._important_first(group_size)
+            lower = torch.linalg.cholesky(self.damped[order][:, order].flip(-1, -2))
+            eye = torch.eye(len(order), dtype=lower.dtype, device=lower.device)
+            factor = torch.linalg.solve_triangular(lower.flip(-1, -2), eye, upper=True)
+            self._eliminations[group_size] = Elimination(order, factor)
+        return self._eliminations[group_size]
+
+    def _important_first(self, group_size: int) -> Tensor:
+        """Groups by their mean E[x^2], and the inputs of a group by their own, int64 [I]."""
+        energy = self.diagonal.view(-1, group_size)  # [G, g]
+        within = energy.argsort(dim=-1, descending=True, stable=True)
+        groups = energy.mean(-1).argsort(descending=True, stable=True)
+        starts = group_size * torch.arange(len(energy), device=energy.device)
+        return (within + starts[:, None])[groups].flatten()
 
     def error(self, delta: Tensor) -> Tensor:
-        """delta H delta^T of each row of delta [..., O, I]: its expected squared output error."""
+        """delta H delta^T of each row of delta [..., I]: its expected squared output error."""
         return ((delta @ self.matrix) * delta).sum(-1)
 
 
