@@ -1,9 +1,12 @@
 """A scripted engine: speaks `engine.protocol` over pipes, computes nothing, starts at once.
 
 What it does depends on the words of the last user message, so that one chat can hold many stories:
-"crash" dies in the middle of a word, "hold" writes a little and waits for Cancel, "full" and
-"memory" fail, "grow" fills the context, "nasty" answers with markup and terminal controls, "code"
-with a long fence. A model whose folder is named "broken" fails to load. `--devices none` is a slow machine that never
+
+- "crash" dies in the middle of a word; "hold" writes a little and waits for Cancel;
+- "full" and "memory" fail; "grow" fills the context;
+- "nasty" answers with markup and terminal controls, "code" with a long fence.
+
+A model whose folder is named "broken" fails to load. `--devices none` is a slow machine that never
 answers Detect, `--devices dies` ends instead of answering.
 """
 
