@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +16,20 @@ ONE_BIT_ZERO = 0.5
 """The zero point of every 1-bit group: codes 0 and 1 stand for -scale/2 and +scale/2."""
 
 
-class PackedArrays(NamedTuple):
-    """Codes, scales and zeros as numpy arrays of bits that share the tensors' memory."""
+PackedArrays = tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint16]]
+"""Codes, scales and zeros as numpy arrays of bits."""
 
-    codes: NDArray[np.uint32]
-    scales: NDArray[np.uint16]
-    zeros: NDArray[np.uint16]
 
-    @classmethod
-    def of(cls, codes: Tensor, scales: Tensor, zeros: Tensor) -> "PackedArrays":
-        """View int32 codes and float16 scales and zeros, all on a CPU."""
-        return cls(
-            codes.numpy().view(np.uint32),
-            scales.numpy().view(np.uint16),
-            zeros.numpy().view(np.uint16),
-        )
+def packed_arrays(codes: Tensor, scales: Tensor, zeros: Tensor) -> PackedArrays:
+    """View int32 codes and float16 scales and zeros, all on a CPU, without a copy.
+
+    A plain tuple: numba's cache on disk cannot be read once a class that it names has moved.
+    """
+    return (
+        codes.numpy().view(np.uint32),
+        scales.numpy().view(np.uint16),
+        zeros.numpy().view(np.uint16),
+    )
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class PackedMatrix:
     @cached_property
     def arrays(self) -> PackedArrays:
         """The buffers for loops outside torch, on a CPU."""
-        return PackedArrays.of(self.codes, self.scales, self.zeros)
+        return packed_arrays(self.codes, self.scales, self.zeros)
 
 
 def pack(

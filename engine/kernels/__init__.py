@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.layout import MATRICES, ArenaLayout, Matrix
-from engine.packing import PackedArrays, PackedMatrix
+from engine.packing import PackedArrays, PackedMatrix, packed_arrays
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Arena:
     @cached_property
     def arrays(self) -> PackedArrays:
         """The buffers for loops outside torch, on a CPU."""
-        return PackedArrays.of(self.codes, self.scales, self.zeros)
+        return packed_arrays(self.codes, self.scales, self.zeros)
 
     def matrix(self, expert: int, name: Matrix) -> PackedMatrix:
         """One matrix; it shares the arena's memory."""

@@ -10,11 +10,10 @@ import numpy as np
 from numba import float32, njit
 from numpy.typing import NDArray
 
-from engine.kernels.simd import group_scaling, half_product, plane_product
+from engine.kernels.simd import group_scaling, half_product, plane_product, sum_of
 from engine.packing import PackedArrays
 
 OPTIONS: dict[str, Any] = {
-    "fastmath": {"reassoc", "contract", "nsz"},  # infinities and NaNs stay what they are
     "nogil": True,
     "cache": True,
     "error_model": "numpy",
@@ -112,10 +111,7 @@ def _tile_product(
 @njit(**OPTIONS)
 def _sum_groups(x: Floats, row: int, group: int, sums: Floats) -> None:
     for index in range(sums.shape[1]):
-        total = float32(0)
-        for column in range(index * group, (index + 1) * group):
-            total += x[row, column]
-        sums[row, index] = total
+        sums[row, index] = sum_of(x, row * x.shape[1] + index * group, group)
 
 
 @njit(**OPTIONS)

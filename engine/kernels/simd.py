@@ -23,8 +23,9 @@ _F32 = ir.FloatType()
 _WORDS = ir.VectorType(_I32, TILE_ROWS)
 _HALVES = ir.VectorType(ir.IntType(16), TILE_ROWS)
 _FLOATS = ir.VectorType(_F32, TILE_ROWS)
-_FAST = ("reassoc", "contract", "nsz")
-"""Sums in any order and fused multiply-add, but infinities and NaNs stay what they are."""
+_FUSED = ("contract",)
+"""Multiply and add in one instruction. Nothing is reordered: sums written here as vectors need it
+no more, and a reordered product once met 2**112 (see `_halves`) before its small factor."""
 
 ACCUMULATORS = 2
 """Independent sums of a lone token, so that an addition need not wait for the one before it."""
@@ -72,9 +73,9 @@ def plane_product(width: int, tokens: int) -> Callable[..., None]:
                     code = _field(builder, bits, place, width)
                     for n, pointer in enumerate(inputs):
                         value = builder.load(builder.gep(pointer, [_intp(place)]))
-                        term = builder.fmul(code, _splat(builder, value), flags=_FAST)
+                        term = builder.fmul(code, _splat(builder, value), flags=_FUSED)
                         total = sums[n * copies + place % copies]
-                        builder.store(builder.fadd(builder.load(total), term, flags=_FAST), total)
+                        builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
             for n in range(tokens):
                 total = builder.load(sums[n * copies])
                 for more in sums[n * copies + 1 : (n + 1) * copies]:
@@ -122,11 +123,11 @@ def group_scaling(stored_zeros: bool) -> Callable[..., None]:
             scale = _halves(builder, scales, scale_at)
             half = ir.Constant(_FLOATS, [0.5] * TILE_ROWS)
             zero = _halves(builder, zeros, zero_at) if stored_zeros else half
-            offset = builder.fmul(zero, _splat(builder, total), flags=_FAST)
-            value = builder.fsub(_load(builder, raw, place, _FLOATS), offset, flags=_FAST)
-            scaled = builder.fmul(scale, value, flags=_FAST)
+            offset = builder.fmul(zero, _splat(builder, total), flags=_FUSED)
+            value = builder.fsub(_load(builder, raw, place, _FLOATS), offset, flags=_FUSED)
+            scaled = builder.fmul(scale, value, flags=_FUSED)
             before = _load(builder, out, place, _FLOATS)
-            _store(builder, builder.fadd(before, scaled, flags=_FAST), out, place)
+            _store(builder, builder.fadd(before, scaled, flags=_FUSED), out, place)
             return context.get_dummy_value()
 
         return signature, generate
@@ -159,8 +160,8 @@ def half_product(brain: bool) -> Callable[..., None]:
                 convert = _brain_halves if brain else _halves
                 weight = convert(builder, weights, builder.add(start, offset))
                 value = _load(builder, x, builder.add(first, offset), _FLOATS)
-                term = builder.fmul(weight, value, flags=_FAST)
-                builder.store(builder.fadd(builder.load(total), term, flags=_FAST), total)
+                term = builder.fmul(weight, value, flags=_FUSED)
+                builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
             builder.store(_sum(builder, builder.load(total)), out)
             return context.get_dummy_value()
 
@@ -168,6 +169,24 @@ def half_product(brain: bool) -> Callable[..., None]:
 
     product: Callable[..., None] = dot
     return product
+
+
+@intrinsic
+def sum_of(typing_context: Any, x: Any, first: Any, count: Any) -> Any:
+    """Sum of ``count`` elements, a multiple of 32, of x from element ``first`` on."""
+    signature = types.float32(x, types.intp, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, (first, count) = _data(context, builder, signature, args, 0), args[1:]
+        zero = ir.Constant(_FLOATS, [0.0] * TILE_ROWS)
+        total = cgutils.alloca_once_value(builder, zero)
+        with cgutils.for_range(builder, builder.sdiv(count, _intp(TILE_ROWS))) as loop:
+            at = builder.add(first, builder.mul(loop.index, _intp(TILE_ROWS)))
+            value = _load(builder, x, at, _FLOATS)
+            builder.store(builder.fadd(builder.load(total), value), total)
+        return _sum(builder, builder.load(total))
+
+    return signature, generate
 
 
 def _sum(builder: Any, vector: Any) -> Any:
