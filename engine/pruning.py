@@ -103,11 +103,10 @@ class OdpPruning:
             raise ValueError("ODP needs the attention's statistics")
         ratio = routing.weights[:, 1] / routing.weights[:, 0]  # [B * T]
         keep = (ratio >= self.thresholds[layer]) | self._protected(layer, tokens, attention)
-        second = routing.ids[:, 1].where(keep, PRUNED)
-        alone = routing.weights.new_tensor((1.0, 0.0))
+        (first, second), (heavy, light) = routing.ids.unbind(1), routing.weights.unbind(1)
         return Routing(
-            ids=torch.stack((routing.ids[:, 0], second), dim=1),
-            weights=routing.weights.where(keep[:, None], alone),
+            ids=torch.stack((first, second.where(keep, PRUNED)), dim=1),
+            weights=torch.stack((heavy.where(keep, 1.0), light.where(keep, 0.0)), dim=1),
         )
 
     def _protected(self, layer: int, tokens: Tensor, attention: AttentionStatistics) -> Tensor:
