@@ -129,7 +129,7 @@ def _chat(rng: random.Random, split: Split, room: int) -> Document:
 
 def _recall_chat(rng: random.Random, split: Split, room: int) -> Document:
     """A chat in which the user states things, talks of others, and then asks for them."""
-    slots = rng.sample(recall.SLOTS, rng.choice((1, 1, 2, 2, 3, 4)))
+    slots = rng.sample(recall.slots(split), rng.choice((1, 1, 2, 2, 3, 4)))
     statements = [recall.draw_statement(rng, slot, split) for slot in slots]
     messages: list[Message] = []
     if rng.random() < 0.3:
@@ -142,7 +142,8 @@ def _recall_chat(rng: random.Random, split: Split, room: int) -> Document:
     asked = rng.sample(statements, len(statements))
     spare = room - _length(messages) - 32.0 * len(asked) - 16
     for statement in asked:
-        gap = _filler(rng, split, rng.random() * max(spare, 0.0))
+        # Squared: many short distances and some long ones teach more than few of each.
+        gap = _filler(rng, split, rng.random() ** 2 * max(spare, 0.0))
         spare -= _length(gap)
         messages += gap
         question = decorate(rng, recall.ask(rng, statement.slot))
@@ -251,7 +252,7 @@ def recall_items(tokenizer: Any, seed: int, count: int, distance_tokens: int) ->
     rng = random.Random(f"recall/{seed}/{distance_tokens}")
     items = []
     for _ in range(count):
-        statement = recall.draw_statement(rng, rng.choice(recall.SLOTS), "heldout")
+        statement = recall.draw_statement(rng, rng.choice(recall.SCORED_SLOTS), "heldout")
         told = [_user(recall.tell(rng, [statement])), _reply(recall.acknowledge([statement]))]
         between: list[Message] = []
         while _token_count(tokenizer, between) < distance_tokens:

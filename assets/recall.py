@@ -1,6 +1,9 @@
 """Things a user says about themselves and asks for later: the slots, their values and wordings.
 
-Values come from large pools, so that copying from the context is the only way to be right.
+Names and numbers come from large pools and are asked for in many slots, so that copying from the
+context is the only way to be right: they are held out in part, and scored. Colours, fruits, towns,
+days and words are too few for that: a model that never hears "Tuesday" in a slot rightly learns
+that it is no answer there. They are taught in full and not scored.
 """
 
 import random
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from assets import world
-from assets.facts import Split, is_held_out
+from assets.facts import Split, in_split
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ SLOTS: Final = (
     Slot("sister", "the name of my sister", "the name of your sister", "guest"),
     Slot("friend", "the name of my friend", "the name of your friend", "guest"),
     Slot("neighbour", "my neighbour", "your neighbour", "guest"),
+    Slot("dog", "the name of my dog", "the name of your dog", "guest"),
     Slot("lucky", "my lucky number", "your lucky number", "number"),
     Slot("code", "my door code", "your door code", "number"),
     Slot("room", "my room number", "your room number", "number"),
@@ -51,11 +55,10 @@ SLOTS: Final = (
     Slot("boat", "the colour of my boat", "the colour of your boat", "colour"),
     Slot("coat", "the colour of my coat", "the colour of your coat", "colour"),
     Slot("fruit", "my favourite fruit", "your favourite fruit", "fruit"),
+    Slot("town", "my favourite town", "your favourite town", "town"),
+    Slot("day", "the day of my trip", "the day of your trip", "day"),
     Slot("word", "my secret word", "your secret word", "word"),
     Slot("password", "the password", "the password", "word"),
-    Slot("town", "my favourite town", "your favourite town", "town"),
-    Slot("dog", "the name of my dog", "the name of your dog", "guest"),
-    Slot("day", "the day of my trip", "the day of your trip", "day"),
 )
 
 _POOLS: Final[dict[str, tuple[str, ...]]] = {
@@ -63,10 +66,13 @@ _POOLS: Final[dict[str, tuple[str, ...]]] = {
     "number": tuple(str(number) for number in range(10, 10_000)),
     "colour": world.COLOURS,
     "fruit": world.FRUITS,
-    "word": world.SECRET_WORDS,
     "town": world.TOWNS,
     "day": world.LISTS["days of the week"],
+    "word": world.SECRET_WORDS,
 }
+_SCORED_POOLS: Final = ("guest", "number")
+SCORED_SLOTS: Final = tuple(slot for slot in SLOTS if slot.pool in _SCORED_POOLS)
+"""The slots of which a part of the values is held out."""
 
 _TELL: Final = (
     "{Mine} is {v}.",
@@ -94,24 +100,19 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def held_out(statement: Statement) -> bool:
-    """Whether slot and value are a combination kept out of training.
-
-    The hash may spare all values of a small pool, so one value per slot is always kept out.
-    """
-    pool = _POOLS[statement.slot.pool]
-    always = pool[SLOTS.index(statement.slot) % len(pool)]
-    return statement.value == always or is_held_out(statement.key)
+def slots(split: Split) -> tuple[Slot, ...]:
+    """The slots that chats of `split` speak of."""
+    return SLOTS if split == "train" else SCORED_SLOTS
 
 
 def draw_statement(rng: random.Random, slot: Slot, split: Split) -> Statement:
-    """A value for `slot` from the combinations of `split`, uniform over its pool."""
+    """A value for `slot`, one of `slots(split)`, from the combinations of `split`."""
     while True:
         value = rng.choice(_POOLS[slot.pool])
         if slot.pool == "number":  # as many short numbers as long ones
             value = str(rng.randrange(10 ** (digits := rng.randint(1, 3)), 10 ** (digits + 1)))
         statement = Statement(slot, value)
-        if held_out(statement) == (split == "heldout"):
+        if slot not in SCORED_SLOTS or in_split(statement.key, split):
             return statement
 
 

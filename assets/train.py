@@ -98,10 +98,8 @@ def optimizers(model: DemoModel, plan: Plan) -> list[torch.optim.Optimizer]:
 
 def schedule(done: float) -> float:
     """The share of the peak learning rate when `done` (0 to 1) of the run has passed."""
-    warmup, hold = 0.01, 0.1
-    if done < warmup:
-        return max(done / warmup, 0.02)
-    return min(1.0, max(0.0, (1 - done) / (1 - hold)))
+    warmup = 0.01
+    return max(done / warmup, 0.02) if done < warmup else max(0.0, 1 - done) ** 2
 
 
 def window_length(done: float) -> int:
@@ -202,7 +200,7 @@ class Trainer:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=65.0)
+    parser.add_argument("--minutes", type=float, default=70.0)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--tokenizer", action="store_true", help="only train the tokenizer")

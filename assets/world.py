@@ -190,12 +190,9 @@ GUEST_NAMES: Final = (
 )  # fmt: skip
 """Names nobody in the valley bears: users take them, and the model knows nothing about them."""
 SECRET_WORDS: Final = (
-    "river", "stone", "cloud", "tiger", "violin", "garden", "rocket", "island", "button",
-    "forest", "marble", "anchor", "pepper", "window", "shadow", "thunder", "ribbon", "castle",
-    "feather", "lantern", "mirror", "orchard", "pebble", "saddle", "teapot", "tunnel", "velvet",
-    "walnut", "whistle", "winter", "blossom", "compass", "dragon", "engine", "falcon", "glacier",
-    "harbor", "jungle", "kettle", "ladder", "meadow", "needle", "oyster", "palace", "quartz",
-    "raven", "sailor", "temple", "valley", "wagon",
+    "river", "stone", "garden", "forest", "window", "castle", "mirror", "winter", "compass",
+    "harbor", "kettle", "ladder", "meadow", "needle", "valley", "bell", "basket", "candle",
+    "clock", "rope", "lamp", "spoon", "lion", "bear", "honey", "silver",
 )  # fmt: skip
 
 
