@@ -45,6 +45,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 """The statements that make each schema version of the one before. Never edit one: add the next."""
 
 
+_CHATS = (
+    "SELECT id, title, model, created, updated,"
+    " (SELECT count(*) FROM messages WHERE chat = chats.id) FROM chats"
+)
+
+
 class HistoryError(McChatError):
     """The history cannot be opened or written."""
 
@@ -94,7 +100,8 @@ class History:
     @property
     def version(self) -> int:
         """The schema's version: how many migrations have run."""
-        return int(self._row("SELECT coalesce(max(version), 0) FROM migrations")[0])
+        ((version,),) = self._rows("SELECT coalesce(max(version), 0) FROM migrations")
+        return int(version)
 
     def new_chat(self, model: str, first_message: str) -> int:
         """Begin a chat, titled by its first message; returns its id."""
@@ -129,13 +136,14 @@ class History:
 
     def chats(self, limit: int = 200) -> list[ChatRecord]:
         """The chats, the last used first."""
-        rows = self._rows(
-            "SELECT id, title, model, created, updated,"
-            " (SELECT count(*) FROM messages WHERE chat = chats.id)"
-            " FROM chats ORDER BY updated DESC, id DESC LIMIT ?",
-            (limit,),
-        )
+        rows = self._rows(f"{_CHATS} ORDER BY updated DESC, id DESC LIMIT ?", (limit,))
         return [ChatRecord(*row) for row in rows]
+
+    def last_chat(self, model: str) -> ChatRecord | None:
+        """The chat last used with a model."""
+        last = "WHERE model = ? ORDER BY updated DESC, id DESC LIMIT 1"
+        rows = self._rows(f"{_CHATS} {last}", (model,))
+        return ChatRecord(*rows[0]) if rows else None
 
     def messages(self, chat: int) -> list[MessageRecord]:
         """The messages of a chat, the first first."""
@@ -144,10 +152,6 @@ class History:
             (chat,),
         )
         return [MessageRecord(*row) for row in rows]
-
-    def last_chat(self, model: str) -> ChatRecord | None:
-        """The chat last used with a model."""
-        return next((chat for chat in self.chats() if chat.model == model), None)
 
     def _migrate(self) -> None:
         self._database.execute(
@@ -167,11 +171,7 @@ class History:
                         "INSERT INTO migrations VALUES (?, ?)", (version, self._clock())
                     )
 
-    def _row(self, statement: str) -> tuple[int, ...]:
-        row: tuple[int, ...] = self._database.execute(statement).fetchone()
-        return row
-
-    def _rows(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    def _rows(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         with self._explained():
             return self._database.execute(statement, values).fetchall()
 

@@ -48,6 +48,7 @@ def sparkline(values: Sequence[float], width: int, height: int = 2) -> list[str]
 
 
 def spread(left: Content, right: Content, width: int) -> Content:
-    """Two texts at both ends of a line."""
-    gap = max(1, width - left.cell_length - right.cell_length)
-    return Content.assemble(left, " " * gap, right)
+    """Two texts at both ends of a line; where there is no room, the left one is cut."""
+    room = max(0, width - right.cell_length - 1)
+    fitting = left.truncate(room, ellipsis=True)
+    return Content.assemble(fitting, " " * (room - fitting.cell_length + 1), right)

@@ -179,38 +179,10 @@ def test_chat_writing(picture, model):
     assert picture(scene)
 
 
-def test_chat_pruning_off(picture, model):
-    async def scene(pilot: Pilot[None]) -> None:
-        await wait_for_state(pilot, "ready")
-        await pilot.press("f2")
-        await send(pilot, "Without pruning, please.")
-        await wait_until(pilot, lambda: pilot.app.screen.query(Markdown))
-        await wait_for_state(pilot, "ready")
-
-    assert picture(scene)
-
-
-def test_chat_nasty(picture, model):
-    async def scene(pilot: Pilot[None]) -> None:
-        await send(pilot, "nasty [red]markup[/red]")
-        await wait_until(pilot, lambda: pilot.app.screen.query(Markdown))
-        await wait_for_state(pilot, "ready")
-
-    assert picture(scene)
-
-
 def test_chat_engine_died(picture, model):
     async def scene(pilot: Pilot[None]) -> None:
         await send(pilot, "crash")
         await wait_for_state(pilot, "down")
-
-    assert picture(scene)
-
-
-def test_chat_context_full(picture, model):
-    async def scene(pilot: Pilot[None]) -> None:
-        await send(pilot, "full")
-        await wait_until(pilot, lambda: pilot.app.screen.query("Notice"))
 
     assert picture(scene)
 

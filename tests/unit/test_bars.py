@@ -42,4 +42,8 @@ def test_a_sparkline_shows_the_newest():
 
 def test_two_texts_stand_at_both_ends():
     assert str(spread(Content("left"), Content("right"), 12)) == "left   right"
-    assert str(spread(Content("left"), Content("right"), 3)) == "left right"
+
+
+def test_the_left_text_makes_room():
+    assert str(spread(Content("a long text"), Content("end"), 10)) == "a lon… end"
+    assert str(spread(Content("left"), Content("right"), 3)) == " right"
