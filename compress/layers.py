@@ -131,10 +131,12 @@ def _quantize_expert(
 ) -> ExpertCodes:
     """Gate and up, which share their input and so their Hessian; then down behind them."""
     hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-    hessian = mean_hessian(block.calibration_inputs(index, hidden), hidden)
+    hessian = mean_hessian(
+        (x * root for x, root in block.calibration_inputs(index, hidden)), hidden
+    )
     gate_up = quantize(expert.gate_up, hessian, bits, group_size)
     rounded = Expert(gate_up.dequantize(), expert.down)
-    inputs = (rounded.inner(x) for x in block.calibration_inputs(index, inner))
+    inputs = (rounded.inner(x) * root for x, root in block.calibration_inputs(index, inner))
     down = quantize(expert.down, mean_hessian(inputs, inner), bits, group_size)
     gate, up = gate_up.split_rows(inner)
     return {"gate": gate, "up": up, "down": down}

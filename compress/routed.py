@@ -14,6 +14,7 @@ from engine.pruning import Routing
 CHUNK = 8192
 """Tokens whose activations are in memory at once."""
 
+WEIGHT_POWER = 1.0
 TOKENS_PER_INPUT = 2
 """An expert's Hessian counts as well estimated from this many tokens per input on."""
 
@@ -62,20 +63,33 @@ class MoeBlock:
         for part in torch.split(tokens, CHUNK):
             yield self.layer.post_norm.forward(self.hidden[part])
 
-    def calibration_inputs(self, expert: int, width: int) -> Iterator[Tensor]:
-        """What an expert's Hessian over ``width`` inputs is made from: chunks [t, H].
+    def calibration_inputs(self, expert: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What an expert's Hessian over ``width`` inputs is made from, a chunk at a time: inputs
+        [t, H], and the square root of what each counts, [t, 1].
 
-        These are the n tokens routed to it. Below N = 2 * width tokens the Hessian is shrunk
-        towards the one that all tokens of the layer would give in this expert,
+        These are the n tokens routed to it, each counting w^p / mean(w^p): an error in a token's
+        output reaches the stream multiplied by its routing weight w. Below N = 2 * width tokens
+        the Hessian is shrunk towards the one that all tokens of the layer would give,
 
             H = (n / N) * H_routed + (1 - n / N) * H_layer,
 
-        for which tokens spread evenly over the layer are added, so that the mean of x x^T over
-        all that is returned is this H. An expert that saw no token gets H_layer.
+        for which tokens spread evenly over the layer are added, so that the mean over all that is
+        returned is this H. An expert that saw no token gets H_layer.
         """
-        routed, _ = self.routed(expert)
-        yield from self.inputs(routed)
+        routed, weights = self.routed(expert)
+        roots = _roots(weights)
+        start = 0
+        for x in self.inputs(routed):
+            yield x, roots[start : start + len(x)]
+            start += len(x)
         missing = TOKENS_PER_INPUT * width - len(routed)
         if missing > 0:
             spread = torch.linspace(0, len(self.hidden) - 1, missing, dtype=torch.float64)
-            yield from self.inputs(spread.round().long())
+            for x in self.inputs(spread.round().long()):
+                yield x, x.new_ones(len(x), 1)
+
+
+def _roots(weights: Tensor) -> Tensor:
+    """Square roots of what tokens with these routing weights [n] count, [n, 1], mean square 1."""
+    power = weights**WEIGHT_POWER
+    return (power / power.mean()).sqrt().unsqueeze(1)

@@ -73,9 +73,11 @@ def _errors(
     """eps of one expert at each width; the Hessians are factorized once for all of them."""
     tokens, weights = block.routed(index)
     hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-    outer_hessian = mean_hessian(block.calibration_inputs(index, hidden), hidden)
+    outer_hessian = mean_hessian(
+        (x * root for x, root in block.calibration_inputs(index, hidden)), hidden
+    )
     inner_hessian = mean_hessian(
-        (expert.inner(x) for x in block.calibration_inputs(index, inner)), inner
+        (expert.inner(x) * root for x, root in block.calibration_inputs(index, inner)), inner
     )
     rounded = [
         Expert(

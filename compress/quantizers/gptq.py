@@ -66,6 +66,7 @@ def _round_group(
 ) -> Tensor:
     """Round a group [O, g] input by input; returns its codes and fills ``errors`` with E / U_ii."""
     codes = torch.empty_like(group, dtype=torch.uint8)
+    scale, zero = grid.in_type(group, scale, zero)
     for i in range(group.shape[-1]):
         column = group[:, i : i + 1]  # [O, 1]
         level = grid.encode(column, scale, zero, bits)

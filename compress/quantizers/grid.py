@@ -99,6 +99,11 @@ def encode(weights: Tensor, scale: Tensor, zero: Tensor | None, bits: int) -> Te
     return levels.round_().clamp_(0, 2**bits - 1)
 
 
+def in_type(like: Tensor, scale: Tensor, zero: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Scale and zero in the type of ``like``: converted once, before a loop over inputs."""
+    return scale.to(like.dtype), None if zero is None else zero.to(like.dtype)
+
+
 def decode(levels: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
     """(levels - zero) * scale for levels [..., g] on the grid scale, zero [...]."""
     offset = SIGN_ZERO if zero is None else zero.unsqueeze(-1).to(levels.dtype)

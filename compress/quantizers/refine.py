@@ -99,7 +99,7 @@ class _State:
         """Move each of the group's codes, one input after the other, to the best level."""
         inputs = self._inputs(group)
         own = self._hessian[inputs, inputs]
-        scale, zero = self._grid(group)
+        scale, zero = grid.in_type(slope, *self._grid(group))
         decoded = self._decoded[:, inputs]  # a view
         for i in range(self._size):
             best = decoded[:, i : i + 1] + slope[:, i : i + 1] / own[i, i]

@@ -9,7 +9,7 @@ from compress import streams
 from compress.quantizers import Quantizer, quantizer
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian, mean_hessian
-from compress.routed import MoeBlock, expert_of
+from compress.routed import WEIGHT_POWER, MoeBlock, expert_of
 from compress.significance import frequencies, routing_weights, score_layer
 from engine.attention import Attention, Rope
 from engine.config import ModelConfig
@@ -116,6 +116,11 @@ def block_with(ids: Tensor, layer: Layer, hidden: Tensor) -> MoeBlock:
     return MoeBlock(layer, hidden, Routing(ids, torch.full(ids.shape, 0.5)))
 
 
+def routed_hessian(block: MoeBlock, expert: int) -> Tensor:
+    pairs = block.calibration_inputs(expert, HIDDEN)
+    return mean_hessian((x * root for x, root in pairs), HIDDEN).matrix
+
+
 def test_hessians_of_rare_experts_shrink_to_the_layers() -> None:
     """The documented formula, with 0, few and enough tokens."""
     layer = random_layer()
@@ -126,18 +131,26 @@ def test_hessians_of_rare_experts_shrink_to_the_layers() -> None:
     ids[:, 1] = 3
     ids[:30, 1] = 1
     block = block_with(ids, layer, hidden)
-
-    def hessian(expert: int) -> Tensor:
-        return mean_hessian(block.calibration_inputs(expert, HIDDEN), HIDDEN).matrix
-
-    torch.testing.assert_close(hessian(0), shared)
+    torch.testing.assert_close(routed_hessian(block, 0), shared)
     enough = 2 * HIDDEN
     few = x[:30].T @ x[:30] / 30
     spread = x[torch.linspace(0, 599, enough - 30, dtype=torch.float64).round().long()]
     sampled = spread.T @ spread / len(spread)
-    torch.testing.assert_close(hessian(1), 30 / enough * few + (1 - 30 / enough) * sampled)
+    expected = 30 / enough * few + (1 - 30 / enough) * sampled
+    torch.testing.assert_close(routed_hessian(block, 1), expected)
     none = x[torch.linspace(0, 599, enough, dtype=torch.float64).round().long()]
-    torch.testing.assert_close(hessian(2), none.T @ none / enough)
+    torch.testing.assert_close(routed_hessian(block, 2), none.T @ none / enough)
+
+
+def test_hessians_count_tokens_by_their_routing_weight() -> None:
+    layer = random_layer()
+    hidden = torch.randn(300, HIDDEN)
+    weights = torch.rand(300, 1)
+    routing = Routing(torch.zeros(300, 1, dtype=torch.int64), weights)
+    x = layer.post_norm.forward(hidden)
+    expected = (x * weights**WEIGHT_POWER).T @ x / (weights**WEIGHT_POWER).sum()
+    found = routed_hessian(MoeBlock(layer, hidden, routing), 0)
+    torch.testing.assert_close(found, expected)
 
 
 def test_moe_block_routes_as_the_layer_does() -> None:
