@@ -23,7 +23,7 @@ def model_folder(name: str, line: ProgressLine) -> Path:
     if name == models.DEMO and not models.demo_installed():
         from compress.pipeline import CompressJob
 
-        job = CompressJob(source=DEMO_DIR, out=models.demo_folder())
+        job = CompressJob(DEMO_DIR, models.demo_folder(), models.DEMO_BITS)
         compress_with_progress(job, line)
     return models.resolve(name)
 

@@ -12,6 +12,8 @@ from engine.errors import CheckpointError
 from engine.manifest import Manifest, is_compressed, read_manifest
 
 DEMO = "demo"
+DEMO_BITS = 2.5
+"""The demo fits anywhere, and at this width it has something to show: experts of all widths."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from engine.errors import SourceError
 @dataclass(frozen=True)
 class SourceChoice:
     """A source as a person sees it. ``source`` is the folder of the original, None: to be named by
-    the user first; ``name`` is what the compressed model will be called, its bits aside."""
+    the user first; ``name`` is what the compressed model will be called, its bits aside;
+    ``preferred_bits`` is recommended wherever it fits, None: as many as fit."""
 
     title: str
     name: str
     config: ModelConfig
     source: Path | None
+    preferred_bits: float | None = None
 
     def folder(self, bits: float) -> Path:
         """Where the compressed model goes: the demo has one build, others one per width."""
@@ -34,7 +36,7 @@ def named(text: str) -> SourceChoice:
 def demo() -> SourceChoice:
     """The model that ships with mc-chat. Raises SourceError when its files are missing."""
     config = ModelConfig.from_folder(DEMO_DIR)
-    return SourceChoice("the demo model", models.DEMO, config, DEMO_DIR)
+    return SourceChoice("the demo model", models.DEMO, config, DEMO_DIR, models.DEMO_BITS)
 
 
 def mixtral() -> SourceChoice:

@@ -71,16 +71,21 @@ class Plan:
     reason: str
 
 
-def plan(config: ModelConfig, device: Device, context: int | None = None) -> Plan:
+def plan(
+    config: ModelConfig,
+    device: Device,
+    context: int | None = None,
+    preferred_bits: float | None = None,
+) -> Plan:
     """Weigh every width against the free memory of ``device`` at ``context`` tokens.
 
-    ``context`` None: 8192 tokens, or the model's own limit if that is shorter. Recommended is the
-    largest width that fits comfortably, else the smallest if it fits at all. Raises UsageError
-    for a context that the model was not trained for.
+    ``context`` None: 8192 tokens, or the model's own limit if that is shorter. Recommended is
+    ``preferred_bits`` if it fits comfortably, else the largest width that does, else the smallest
+    if it fits at all. Raises UsageError for a context that the model was not trained for.
     """
     tokens = budget.choose_context(config, context)
     choices = tuple(_choice(config, device, tokens, bits) for bits in budget.NOMINAL_BITS)
-    recommended, reason = _recommend(choices, device)
+    recommended, reason = _recommend(choices, device, preferred_bits)
     return Plan(device, tokens, choices, recommended, reason)
 
 
@@ -98,8 +103,13 @@ def _choice(config: ModelConfig, device: Device, context: int, bits: float) -> C
     )
 
 
-def _recommend(choices: tuple[Choice, ...], device: Device) -> tuple[Choice | None, str]:
+def _recommend(
+    choices: tuple[Choice, ...], device: Device, preferred_bits: float | None
+) -> tuple[Choice | None, str]:
     comfortable = [choice for choice in choices if choice.fits and not choice.tight]
+    preferred = next((row for row in comfortable if row.nominal_bits == preferred_bits), None)
+    if preferred:
+        return preferred, f"fits on {device.name}, and mixes experts of 1, 2 and 3 bits"
     if comfortable:
         return comfortable[-1], f"the largest that fits comfortably on {device.name}"
     smallest = choices[0]

@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
     """Print the table of choices."""
     config = source_config(options.source)
     device = best_device() if options.vram is None else card(options.vram)
-    result = plan(config, device, options.context)
+    preferred = models.DEMO_BITS if options.source == models.DEMO else None
+    result = plan(config, device, options.context, preferred)
     if options.json:
         print_json(dataclasses.asdict(result))
     else:

@@ -45,6 +45,18 @@ def test_a_tenth_of_the_free_memory_is_left_for_comfort(bits: float, spare: int)
     assert result.recommended.nominal_bits == max(comfortable, default=1.5)
 
 
+def test_a_preferred_width_is_recommended_where_it_fits_and_only_there() -> None:
+    assert (
+        plan(MIXTRAL_8X7B, gpu(23.3), 8192, 2.5).recommended
+        == plan(MIXTRAL_8X7B, gpu(23.3), 8192).choices[4]
+    )
+    tight = replace(gpu(24), free_bytes=total(2.5))
+    result = plan(MIXTRAL_8X7B, tight, 8192, 2.5)
+    assert result.recommended == plan(MIXTRAL_8X7B, tight, 8192).recommended
+    assert result.recommended is not None
+    assert result.recommended.nominal_bits < 2.5
+
+
 def test_where_only_the_smallest_fits_tightly_it_is_recommended_with_a_word() -> None:
     result = plan(MIXTRAL_8X7B, replace(gpu(24), free_bytes=total(1.5)), 8192)
     assert result.recommended == result.choices[0]
