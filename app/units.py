@@ -26,9 +26,9 @@ def _scaled(count: float, units: tuple[str, ...], gap: str) -> str:
 
 
 def share(fraction: float) -> str:
-    """A fraction of 0 to 1 in per cent: 4.2 %, 31 %."""
+    """A fraction of 0 to 1 in per cent: 0 %, 4.2 %, 31 %."""
     percent = 100 * fraction
-    return f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
+    return f"{percent:.1f} %" if 0 < percent < 9.95 else f"{percent:.0f} %"
 
 
 def clock(seconds: float) -> str:

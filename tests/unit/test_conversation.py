@@ -109,5 +109,6 @@ def test_counts_shares_and_times():
     assert units.quantity(512) == "512"
     assert units.share(0.314) == "31 %"
     assert units.share(0.0123) == "1.2 %"
+    assert units.share(0) == "0 %"
     assert units.clock(7.4) == "0:07"
     assert units.clock(3723) == "1:02:03"
