@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app import paths
 from app.line_process import Exit, LineProcess, module_command
 from engine import protocol
-from engine.errors import ProtocolError, WorkerError
+from engine.errors import ProtocolError
 
 WORKER_COMMAND: Sequence[str] = module_command("engine.worker")
 LOG_NAME = "engine.log"
@@ -50,6 +50,7 @@ class EngineClient:
         try:
             await process.start()
         except OSError as error:
+            self._waiting.clear()
             self._listener(WorkerDied(127, str(error), f"it could not be started: {error}"))
             return
         self._process = process
@@ -60,14 +61,12 @@ class EngineClient:
     def send(self, request: protocol.Request) -> None:
         """Send a request; before the first start it waits.
 
-        Raises WorkerError when the process has died.
+        To a process that has died it is lost: WorkerDied tells, or has told.
         """
         if self._process is None:
             self._waiting.append(request)
-        elif self._process.running:
-            self._process.write(protocol.encode(request))
         else:
-            raise WorkerError("the engine is not running; restart it")
+            self._process.write(protocol.encode(request))
 
     async def restart(self) -> None:
         """End the process if it still runs, and start a new one."""

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedWriter
 from pathlib import Path
+from typing import BinaryIO
 
 LINE_LIMIT = 64 * 2**20
 """Bytes of the longest line; a whole chat is one line."""
@@ -78,7 +78,8 @@ class LineProcess:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Start the child. Raises OSError when that is impossible."""
+        """Start the child. Raises OSError when it or its log cannot be opened."""
+        log = _open_log(self._log_file)
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
@@ -87,7 +88,7 @@ class LineProcess:
             limit=LINE_LIMIT,
             env=_environment(),
         )
-        self._watcher = asyncio.create_task(self._watch(self._process))
+        self._watcher = asyncio.create_task(self._watch(self._process, log))
 
     def write(self, line: str) -> None:
         """Send a line; without effect once the child has gone, which `on_exit` tells."""
@@ -120,12 +121,12 @@ class LineProcess:
                 with suppress(ProcessLookupError):
                     last_resort()
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+    async def _watch(self, process: asyncio.subprocess.Process, log: BinaryIO) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         readers = [
             asyncio.create_task(self._read_output(process.stdout)),
-            asyncio.create_task(self._read_errors(process.stderr)),
+            asyncio.create_task(self._read_errors(process.stderr, log)),
         ]
         code = await process.wait()
         # A grandchild may hold the pipes open: what it says later is nobody's answer.
@@ -136,11 +137,15 @@ class LineProcess:
             self._on_exit(Exit(code, self._last_line))
 
     async def _read_output(self, stream: asyncio.StreamReader) -> None:
-        while line := await stream.readline():
-            self._on_line(line.decode(errors="replace").rstrip("\n"))
+        try:
+            while line := await stream.readline():
+                self._on_line(line.decode(errors="replace").rstrip("\n"))
+        except ValueError:  # asyncio's word for a line beyond the limit; what follows is no use
+            self._last_line = f"it wrote a line of more than {LINE_LIMIT} bytes"
+            self.terminate()
 
-    async def _read_errors(self, stream: asyncio.StreamReader) -> None:
-        with _open_log(self._log_file) as log:
+    async def _read_errors(self, stream: asyncio.StreamReader, log: BinaryIO) -> None:
+        with log:
             while line := await stream.readline():
                 log.write(line)
                 log.flush()
@@ -153,7 +158,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"}
 
 
-def _open_log(path: Path) -> BufferedWriter:
+def _open_log(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     full = path.exists() and path.stat().st_size > LOG_LIMIT
     return path.open("wb" if full else "ab")

@@ -30,10 +30,16 @@ from engine import protocol
 from engine.protocol import PruningMode
 
 SAVE_SECONDS = 0.25
+READING = "reading the chat"
+"""Before the first token: a long chat takes its time."""
 
 
 class ChatScreen(Screen[None]):
-    """One model and one chat with it at a time."""
+    """One model and one chat with it at a time.
+
+    Keys act outside the screen's own message queue. What changes the chat goes through that queue
+    (`call_next`), one thing after the other, as the engine's events do.
+    """
 
     CSS_PATH = "chat.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -57,25 +63,29 @@ class ChatScreen(Screen[None]):
         self._reply_ids = itertools.count(1)
         self._reply_view: ModelMessage | None = None
         self._warned = False
+        self._header = HeaderLine()
+        self._gauges = Gauges()
+        self._view = ChatView()
+        self._prompt = Prompt()
         last = services.history.last_chat(self._model_name)
         self._conversation = self._open(last.id if last else None)
 
     def compose(self) -> ComposeResult:
         """The gauges are docked beside or above the messages by the style sheet."""
-        yield HeaderLine()
+        yield self._header
         with Container(id="body"):
-            yield Gauges()
-            yield ChatView()
-            yield Prompt()
+            yield self._gauges
+            yield self._view
+            yield self._prompt
         yield Footer(show_command_palette=False, compact=True)
 
     async def on_mount(self) -> None:
         """Show the last chat at once; the model loads meanwhile."""
         self._services.events.subscribe(self, self._hear)
         self.set_interval(SAVE_SECONDS, self._save)
-        self.query_one(HeaderLine).about = self._model_name
+        self._header.about = self._model_name
         self._load()
-        self.query_one(Prompt).focus()
+        self._prompt.focus()
         await self._show_conversation()
 
     async def on_unmount(self) -> None:
@@ -92,7 +102,7 @@ class ChatScreen(Screen[None]):
         if self._conversation.reply:
             self.notify("A reply is being written; Esc stops it.")
             return
-        if self.query_one(HeaderLine).state == "down":
+        if self._header.state == "down":
             self.notify("The engine is not running; Ctrl+R restarts it.", severity="warning")
             return
         try:
@@ -100,9 +110,9 @@ class ChatScreen(Screen[None]):
         except HistoryError as error:
             self.notify(str(error), title="Not sent", severity="error", markup=False)
             return
-        self.query_one(Prompt).clear()
-        await self.query_one(ChatView).drop_notices()
-        self._reply_view = await self.query_one(ChatView).begin(event.text)
+        self._prompt.clear()
+        await self._view.drop_notices()
+        self._reply_view = await self._view.begin(event.text)
         settings = self._services.settings
         self._services.engine.send(
             protocol.Generate(
@@ -114,8 +124,8 @@ class ChatScreen(Screen[None]):
             )
         )
         self._show_readings(self._readings.at_start_of_reply())
-        if self.query_one(HeaderLine).state == "ready":
-            self.query_one(HeaderLine).show("writing", "reading the chat")
+        if self._header.state == "ready":
+            self._header.show("writing", READING)
         self._warned = False
         self.refresh_bindings()
 
@@ -131,44 +141,38 @@ class ChatScreen(Screen[None]):
 
     def action_stop(self) -> None:
         """Stop the reply; the engine answers with what it wrote."""
-        if self._conversation.reply and self._services.engine.running:
+        if self._conversation.reply:
             self._services.engine.send(protocol.Cancel(self._conversation.reply.id))
-            self.query_one(HeaderLine).show("stopping")
+            self._header.show("stopping")
 
     def action_pruning(self) -> None:
         """Switch ODP, also in the middle of a reply."""
         self._mode = "off" if self._mode == "odp" else "odp"
-        if self._services.engine.running:
-            self._services.engine.send(protocol.SetPruning(self._mode))
+        self._services.engine.send(protocol.SetPruning(self._mode))
         self._show_readings(replace(self._readings, pruning=self._mode))
 
     def action_gauges(self) -> None:
         """Show or hide the gauges."""
-        self.query_one(Gauges).toggle_class("-hidden")
+        self._gauges.toggle_class("-hidden")
 
     def action_page(self, pages: int) -> None:
         """Scroll the messages while the prompt keeps the focus."""
-        view = self.query_one(ChatView)
-        view.scroll_page_up() if pages < 0 else view.scroll_page_down()
+        self._view.scroll_page_up() if pages < 0 else self._view.scroll_page_down()
 
-    async def action_new_chat(self) -> None:
+    def action_new_chat(self) -> None:
         """Leave this chat in the history and begin another."""
-        await self._switch(None)
+        self.call_next(self._switch, None)
 
     @work
     async def action_chats(self) -> None:
         """Open an earlier chat."""
         chat = await self.app.push_screen_wait(ChatsScreen(self._services.history.chats()))
         if chat is not None:
-            await self._switch(chat)
+            self.call_next(self._switch, chat)
 
-    async def action_restart(self) -> None:
+    def action_restart(self) -> None:
         """Start the engine's process anew and load the model again."""
-        await self._end_reply("stopped")
-        await self.query_one(ChatView).drop_notices()
-        self.query_one(HeaderLine).show("starting")
-        await self._services.engine.restart()
-        self._load()
+        self.call_next(self._restart)
 
     # --- what the engine tells ----------------------------------------------------------------
 
@@ -176,7 +180,7 @@ class ChatScreen(Screen[None]):
         match event:
             case protocol.LoadProgress():
                 percent = f"{event.stage} {event.fraction:.0%}"
-                self.query_one(HeaderLine).show("loading", percent)
+                self._header.show("loading", percent)
             case protocol.Loaded():
                 self._hear_loaded(event)
             case protocol.Token() if self._is_current(event.id):
@@ -191,10 +195,12 @@ class ChatScreen(Screen[None]):
                 await self._hear_death(event)
 
     def _hear_loaded(self, loaded: protocol.Loaded) -> None:
-        header = self.query_one(HeaderLine)
         bits = "16 bits" if loaded.nominal_bits is None else f"{loaded.nominal_bits:.2f} bits"
-        header.about = f"{self._model_name} · {bits} · {loaded.device}"
-        header.show("writing" if self._conversation.reply else "ready")
+        self._header.about = f"{self._model_name} · {bits} · {loaded.device}"
+        if self._conversation.reply:
+            self._header.show("writing", READING)
+        else:
+            self._header.show("ready")
         self._show_readings(
             replace(
                 self._readings,
@@ -207,36 +213,37 @@ class ChatScreen(Screen[None]):
     def _hear_token(self, token: protocol.Token) -> None:
         assert self._reply_view is not None
         self._reply_view.write(self._conversation.add(token.text))
-        header = self.query_one(HeaderLine)
-        if header.state == "writing":
-            header.status = ""
+        if self._header.state == "writing":
+            self._header.status = ""
 
     async def _hear_finished(self, finished: protocol.Finished) -> None:
         self._show_readings(self._readings.with_meters(finished.meters))
         state: State = "stopped" if finished.finish_reason == "cancelled" else "done"
         await self._end_reply(state, summary(finished))
-        self.query_one(HeaderLine).show("ready")
+        self._header.show("ready")
         if finished.finish_reason == "context":
             await self._tell_context_full("The context is full: this chat cannot grow further.")
 
     async def _hear_failed(self, failed: protocol.Failed) -> None:
-        if failed.id is None:
+        if failed.id is None and self._header.state in {"starting", "loading"}:
             await self._hear_not_loaded(failed)
+        elif failed.id is None:
+            await self._tell(failed.message)
         elif self._is_current(failed.id):
             await self._end_reply("failed")
-            self.query_one(HeaderLine).show("ready")
+            self._header.show("ready")
             if failed.kind == "ContextFullError":
                 await self._tell_context_full(failed.message)
             else:
                 await self._tell(failed.message)
 
     async def _hear_not_loaded(self, failed: protocol.Failed) -> None:
-        self.query_one(HeaderLine).show("down", "not loaded")
+        self._header.show("down", "not loaded")
         await self._end_reply("failed")
         await self._tell(failed.message, "Try again (Ctrl+R)", "screen.restart")
 
     async def _hear_death(self, died: WorkerDied) -> None:
-        self.query_one(HeaderLine).show("down", "engine stopped")
+        self._header.show("down", "engine stopped")
         self._show_readings(Readings(pruning=self._mode))
         await self._end_reply("failed")
         await self._tell(
@@ -256,28 +263,34 @@ class ChatScreen(Screen[None]):
         services = self._services
         return Conversation(services.history, self._model_name, services.settings.system, chat)
 
+    async def _restart(self) -> None:
+        await self._end_reply("stopped")
+        await self._view.drop_notices()
+        self._header.show("starting")
+        await self._services.engine.restart()
+        self._load()
+
     async def _switch(self, chat: int | None) -> None:
         self.action_stop()
         await self._end_reply("stopped")
         self._conversation = self._open(chat)
         await self._show_conversation()
-        self.query_one(Prompt).focus()
+        self._prompt.focus()
 
     async def _show_conversation(self) -> None:
-        view = self.query_one(ChatView)
-        await view.show(self._conversation.records, welcome(self._model_name))
+        await self._view.show(self._conversation.records, welcome(self._model_name))
 
     async def _end_reply(self, state: State, figures: str = "") -> None:
         if self._conversation.reply is None:
             return
-        assert self._reply_view is not None
+        view, self._reply_view = self._reply_view, None
+        assert view is not None
         try:
             record = self._conversation.end(state, figures)
         except HistoryError as error:
             record = self._conversation.records[-1]
             self._warn_unsaved(error)
-        await self._reply_view.finish(record)
-        self._reply_view = None
+        await view.finish(record)
         self.refresh_bindings()
 
     def _save(self) -> None:
@@ -297,10 +310,10 @@ class ChatScreen(Screen[None]):
 
     def _show_readings(self, readings: Readings) -> None:
         self._readings = readings
-        self.query_one(Gauges).post_message(NewReadings(readings))
+        self._gauges.post_message(NewReadings(readings))
 
     async def _tell(self, text: str, label: str = "", action: str = "") -> None:
-        await self.query_one(ChatView).notice(text, label, action)
+        await self._view.notice(text, label, action)
 
     async def _tell_context_full(self, message: str) -> None:
         await self._tell(message, "New chat (Ctrl+N)", "screen.new_chat")

@@ -282,6 +282,32 @@ async def test_a_new_chat_in_the_middle_of_a_reply_stops_it():
         assert replies(pilot) == [ANSWER]
 
 
+async def test_keys_pressed_faster_than_the_screen_draws_break_nothing():
+    install_model()
+    async with make_app().run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+        for _ in range(3):
+            pilot.app.screen.query_one(Prompt).text = "hold on"
+            await pilot.press("enter", "ctrl+n", "escape", "f2", "ctrl+r", "ctrl+n")
+        await wait_for_state(pilot, "ready")
+        assert not replies(pilot)
+        assert {state for role, _, state in saved() if role == "assistant"} <= {"stopped"}
+        await talk(pilot, "calm again")
+
+
+async def test_a_message_to_an_engine_that_has_just_died_is_kept():
+    install_model()
+    app = make_app()
+    async with app.run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+        app._services.engine._process._process.kill()
+        app.screen.post_message(Prompt.Sent("into the dark"))
+        await wait_for_state(pilot, "down")
+        assert saved()[0] == ("user", "into the dark", "done")
+        await pilot.press("ctrl+r")
+        await talk(pilot, "again")
+
+
 async def test_enter_sends_and_ctrl_j_breaks_the_line():
     install_model()
     async with make_app().run_test() as pilot:
