@@ -8,7 +8,7 @@ The program (Eq. 4 of the paper), for one layer with n experts and widths j in {
                 at least one expert at 3 bits, at least one at 2 bits.
 
 The baselines that rank experts by one signal solve the same program with that signal alone, so
-that only the signal differs.
+that only the signal differs. Names that end in "-free" leave the last two constraints out.
 """
 
 import random
@@ -62,7 +62,9 @@ class Budget:
     notes: tuple[str, ...]
 
 
-ALLOCATORS = ("pmq", "pmq-free", "uniform", "random", "frequency", "weight", "fnorm")
+ALLOCATORS = (
+    "pmq", "pmq-free", "uniform", "random", "frequency", "weight", "fnorm", "fnorm-free",
+)  # fmt: skip
 
 
 def check_allocator(name: str) -> None:
@@ -96,7 +98,7 @@ def plan_budget(allocator: str, bits: float, experts: int) -> Budget:
             f"{bits:g} bits rounded to {total / experts:g}: {experts} experts move in steps of "
             f"1/{experts}"
         )
-    forced = FORCED_WIDTHS if allocator != "pmq-free" else ()
+    forced = () if allocator.endswith("-free") else FORCED_WIDTHS
     if forced and not _feasible(total, experts, forced):
         notes.append(
             f"at {total / experts:g} bits no allocation has both a 3-bit and a 2-bit expert: "
@@ -118,7 +120,7 @@ def allocate(
     scores: LayerScores,
     budget: Budget,
     exponents: Exponents | None = None,
-    seed: int = 0,
+    seed: int | str = 0,
 ) -> tuple[int, ...]:
     """Width of each expert of a layer. ``seed`` matters to the random allocator only.
 
@@ -153,7 +155,7 @@ def costs(allocator: str, scores: LayerScores, exponents: Exponents) -> list[lis
         return [[f * error for error in mean] for f in frequency]
     if allocator == "weight":
         return [[w * error for error in mean] for w in weight]
-    if allocator == "fnorm":
+    if allocator.startswith("fnorm"):
         return errors
     return [
         [f * w * error for error in row]

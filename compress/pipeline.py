@@ -146,7 +146,7 @@ class _Run:
         layer = self._source.layer(index)
         scores = self._score(index, layer, flow, rope)
         self._report.layer("allocate", index, 0.0, "spreading the bits")
-        seed = self._job.seed + index
+        seed = f"{self._job.seed}/{index}"
         widths = allocate(self._job.allocator, scores, self._budget, self._job.exponents, seed)
         self._report.layer("quantize", index, 0.0, "attention to 4 bits")
         quantized = quantize_layer(
