@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -79,15 +79,17 @@ class LineProcess:
 
     async def start(self) -> None:
         """Start the child. Raises OSError when it or its log cannot be opened."""
-        log = _open_log(self._log_file)
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=LINE_LIMIT,
-            env=_environment(),
-        )
+        with ExitStack() as on_failure:
+            log = on_failure.enter_context(_open_log(self._log_file))
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=LINE_LIMIT,
+                env=_environment(),
+            )
+            on_failure.pop_all()
         self._watcher = asyncio.create_task(self._watch(self._process, log))
 
     def write(self, line: str) -> None:

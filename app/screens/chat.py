@@ -100,17 +100,16 @@ class ChatScreen(Screen[None]):
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
         """Save the message, show it, and ask the engine."""
         if self._conversation.reply:
-            self.notify("A reply is being written; Esc stops it.")
+            self._refuse(event, "A reply is being written; Esc stops it.")
             return
         if self._header.state == "down":
-            self.notify("The engine is not running; Ctrl+R restarts it.", severity="warning")
+            self._refuse(event, "The engine is not running; Ctrl+R restarts it.")
             return
         try:
             reply = self._conversation.say(event.text, next(self._reply_ids))
         except HistoryError as error:
-            self.notify(str(error), title="Not sent", severity="error", markup=False)
+            self._refuse(event, str(error))
             return
-        self._prompt.clear()
         await self._view.drop_notices()
         self._reply_view = await self._view.begin(event.text)
         settings = self._services.settings
@@ -128,6 +127,10 @@ class ChatScreen(Screen[None]):
             self._header.show("writing", READING)
         self._warned = False
         self.refresh_bindings()
+
+    def _refuse(self, event: Prompt.Sent, reason: str) -> None:
+        self._prompt.give_back(event.text)
+        self.notify(reason, title="Not sent", severity="warning", markup=False)
 
     async def on_notice_chosen(self, event: Notice.Chosen) -> None:
         """What a notice offers is one of the actions below."""

@@ -1,8 +1,6 @@
 """Where the user writes: Enter sends, Ctrl+J makes a new line."""
 
-from typing import ClassVar
-
-from textual.binding import Binding, BindingType
+from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
@@ -10,14 +8,8 @@ from textual.widgets import TextArea
 class Prompt(TextArea):
     """A text area that grows to a few lines."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", priority=True, show=False),
-        Binding("ctrl+j,shift+enter", "newline", "New line", priority=True, show=False),
-        Binding("question_mark", "help", "Keys", priority=True, show=False),
-    ]
-
     class Sent(Message):
-        """The user pressed Enter. The prompt keeps its text until it is cleared."""
+        """The user pressed Enter. The prompt is empty again; `give_back` undoes that."""
 
         def __init__(self, text: str) -> None:
             super().__init__()
@@ -32,21 +24,28 @@ class Prompt(TextArea):
         )
         self.cursor_blink = False
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A question mark asks for help only where no message begins with one."""
-        if action == "help":
-            return not self.text
-        return super().check_action(action, parameters)
+    async def on_key(self, event: events.Key) -> None:
+        """The keys that a text area lacks.
 
-    def action_send(self) -> None:
-        """Hand the message over, unless it is blank."""
+        No priority bindings: those overtake the letters typed just before them.
+        """
+        if event.key == "enter":
+            self._send()
+        elif event.key in {"ctrl+j", "shift+enter"}:
+            self.insert("\n")
+        elif event.key == "question_mark" and not self.text:
+            await self.run_action("app.help")
+        else:
+            return
+        event.stop()
+        event.prevent_default()
+
+    def give_back(self, text: str) -> None:
+        """Put back a message that could not be sent, before what was written since."""
+        self.text = text + self.text
+        self.move_cursor(self.document.end)
+
+    def _send(self) -> None:
         if self.text.strip():
             self.post_message(self.Sent(self.text.strip()))
-
-    def action_newline(self) -> None:
-        """Break the line at the cursor."""
-        self.insert("\n")
-
-    async def action_help(self) -> None:
-        """Show the keys."""
-        await self.run_action("app.help")
+            self.clear()

@@ -3,6 +3,7 @@
 import sqlite3
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Button, Markdown, Static
 
@@ -135,6 +136,7 @@ async def test_a_crash_in_the_middle_of_a_word_keeps_the_chat_and_can_be_mended(
         assert saved()[-1] == ("assistant", half, "failed")
 
         await send(pilot, "too early")
+        await wait_until(pilot, lambda: pilot.app._notifications)
         assert pilot.app.screen.query_one(Prompt).text == "too early"
 
         pilot.app.screen.query_one(Notice).query_one(Button).press()
@@ -319,6 +321,23 @@ async def test_enter_sends_and_ctrl_j_breaks_the_line():
         assert saved()[0][1] == "a\nb\nc"
 
 
+async def test_keys_that_come_in_one_burst_keep_their_order():
+    install_model()
+    async with make_app().run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+        for key, character in [
+            ("a", "a"),
+            ("ctrl+j", "\n"),
+            ("b", "b"),
+            ("enter", "\r"),
+            ("c", "c"),
+        ]:
+            pilot.app.post_message(events.Key(key, character))
+        await wait_until(pilot, lambda: len(saved()) == 2)
+        assert saved()[0][1] == "a\nb"
+        assert pilot.app.screen.query_one(Prompt).text == "c"
+
+
 async def test_blank_messages_are_not_sent():
     install_model()
     async with make_app().run_test() as pilot:
@@ -356,6 +375,7 @@ async def test_one_message_at_a_time():
         await send(pilot, "hold on")
         await wait_for_state(pilot, "writing")
         await send(pilot, "and another")
+        await wait_until(pilot, lambda: pilot.app._notifications)
         assert pilot.app.screen.query_one(Prompt).text == "and another"
         assert len(pilot.app.screen.query(UserMessage)) == 1
 
