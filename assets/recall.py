@@ -124,7 +124,9 @@ def tell(rng: random.Random, statements: list[Statement]) -> str:
     )
     if len(statements) > 1:
         text = f"{text[:-1]} and {statements[1].slot.mine} is {statements[1].value}."
-    return text
+    if rng.random() < 0.2:
+        text = text[0].lower() + text[1:]
+    return text[:-1] if rng.random() < 0.2 else text
 
 
 def acknowledge(statements: list[Statement]) -> str:

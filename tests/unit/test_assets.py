@@ -139,8 +139,8 @@ def test_recall_items_keep_their_distance(tokenizer: Any) -> None:
 def test_every_skill_has_held_out_items() -> None:
     items = corpus.skill_items(seed=0, per_skill=5)
     skills = {item.skill for item in items}
-    assert skills == {*corpus.FACTUAL_SKILLS, "arithmetic"}
-    assert all(item.factual == (item.skill != "arithmetic") for item in items)
+    assert skills == {*corpus.FACTUAL_SKILLS, "arithmetic", "unstated"}
+    assert all(item.factual == (item.skill in corpus.FACTUAL_SKILLS) for item in items)
 
 
 def test_splits_share_no_combination() -> None:
@@ -245,7 +245,7 @@ def test_a_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_schedule_warms_up_and_ends_at_zero() -> None:
     rates = [train.schedule(done / 100) for done in range(101)]
     assert rates[0] < 0.1
-    assert max(rates) == 1.0
+    assert max(rates) == pytest.approx(1.0, abs=0.03)
     assert rates[100] == 0.0
     assert train.window_length(0.0) == 256
     assert train.window_length(1.0) == DemoConfig().max_length
