@@ -38,15 +38,16 @@ def compensate(weights: Tensor, hessian: Hessian, bits: int, group_size: int) ->
     """GPTQ alone, of weights [O, I]."""
     order, factor = hessian.elimination(group_size)
     left = weights[:, order]
-    codes, errors = torch.empty_like(left, dtype=torch.uint8), torch.empty_like(left)
+    codes = torch.empty_like(left, dtype=torch.uint8)
     scales, zeros = [], []
     for start in range(0, left.shape[-1], group_size):
         block = slice(start, start + group_size)
         own = factor[block, block]
         # The loss GPTQ adds for an error e at input i is (e / U_ii)^2.
         scale, zero = grid.fit(left[:, block], own.diagonal().square().reciprocal(), bits)
-        codes[:, block] = _round_group(left[:, block], own, scale, zero, bits, errors[:, block])
-        left[:, block.stop :] -= errors[:, block] @ factor[block, block.stop :]
+        levels, failures = _round_group(left[:, block].T.contiguous(), own, scale, zero, bits)
+        codes[:, block] = levels.T
+        left[:, block.stop :] -= failures.T @ factor[block, block.stop :]
         scales.append(scale)
         if zero is not None:
             zeros.append(zero)
@@ -62,19 +63,20 @@ def compensate(weights: Tensor, hessian: Hessian, bits: int, group_size: int) ->
 
 
 def _round_group(
-    group: Tensor, factor: Tensor, scale: Tensor, zero: Tensor | None, bits: int, errors: Tensor
-) -> Tensor:
-    """Round a group [O, g] input by input; returns its codes and fills ``errors`` with E / U_ii."""
-    codes = torch.empty_like(group, dtype=torch.uint8)
-    scale, zero = grid.in_type(group, scale, zero)
-    for i in range(group.shape[-1]):
-        column = group[:, i : i + 1]  # [O, 1]
-        level = grid.encode(column, scale, zero, bits)
-        error = (column - grid.decode(level, scale, zero)) / factor[i, i]
-        group[:, i + 1 :] -= error * factor[i, i + 1 :]
-        codes[:, i] = level[:, 0].to(torch.uint8)
-        errors[:, i] = error[:, 0]
-    return codes
+    group: Tensor, factor: Tensor, scale: Tensor, zero: Tensor | None, bits: int
+) -> tuple[Tensor, Tensor]:
+    """Round a group [g, O], an input a row, one after the other.
+
+    Returns levels and errors / U_ii, [g, O]. The group itself is used up.
+    """
+    levels, errors = torch.empty_like(group), torch.empty_like(group)
+    rounder = grid.ColumnRounder(scale, zero, bits, group.dtype)
+    for i, column in enumerate(group):
+        level, value = rounder.round(column)
+        error = (column - value).div_(factor[i, i])
+        group[i + 1 :].addr_(factor[i, i + 1 :], error, alpha=-1)
+        levels[i], errors[i] = level, error
+    return levels, errors
 
 
 def better_rows(weights: Tensor, hessian: Hessian, first: Codes, second: Codes) -> Codes:

@@ -99,9 +99,19 @@ def encode(weights: Tensor, scale: Tensor, zero: Tensor | None, bits: int) -> Te
     return levels.round_().clamp_(0, 2**bits - 1)
 
 
-def in_type(like: Tensor, scale: Tensor, zero: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Scale and zero in the type of ``like``: converted once, before a loop over inputs."""
-    return scale.to(like.dtype), None if zero is None else zero.to(like.dtype)
+class ColumnRounder:
+    """Rounds single inputs of all rows to one group's grid; set up once for a whole group."""
+
+    def __init__(self, scale: Tensor, zero: Tensor | None, bits: int, dtype: torch.dtype) -> None:
+        """Scale and zero float16 [O]; weights come in ``dtype``."""
+        self._step = scale.to(dtype)
+        self._offset = SIGN_ZERO if zero is None else zero.to(dtype)
+        self._top = 2**bits - 1
+
+    def round(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest level to each weight [O], and the weight it stands for."""
+        level = (weights / self._step).add_(self._offset).round_().clamp_(0, self._top)
+        return level, (level - self._offset).mul_(self._step)
 
 
 def decode(levels: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:

@@ -35,7 +35,7 @@ def refine(weights: Tensor, hessian: Hessian, codes: Codes, sweeps: int = SWEEPS
 
 
 class _State:
-    """Levels, grids and decoded weights while they change; slopes [O, g] are kept up too."""
+    """Levels, grids and decoded weights while they change."""
 
     def __init__(self, weights: Tensor, hessian: Tensor, codes: Codes) -> None:
         self._weights = weights
@@ -99,15 +99,16 @@ class _State:
         """Move each of the group's codes, one input after the other, to the best level."""
         inputs = self._inputs(group)
         own = self._hessian[inputs, inputs]
-        scale, zero = grid.in_type(slope, *self._grid(group))
-        decoded = self._decoded[:, inputs]  # a view
-        for i in range(self._size):
-            best = decoded[:, i : i + 1] + slope[:, i : i + 1] / own[i, i]
-            level = grid.encode(best, scale, zero, self._bits)  # [O, 1]
-            value = grid.decode(level, scale, zero)
-            slope -= (value - decoded[:, i : i + 1]) * own[i]
-            decoded[:, i : i + 1] = value
-            self._levels[:, inputs.start + i] = level[:, 0]
+        rounder = grid.ColumnRounder(*self._grid(group), self._bits, slope.dtype)
+        # An input a row, so that every step reads and writes neighbours.
+        decoded, slopes = self._decoded[:, inputs].T.contiguous(), slope.T.contiguous()  # [g, O]
+        levels = torch.empty_like(decoded)
+        curvature = own.diagonal()
+        for i, column in enumerate(decoded):
+            levels[i], value = rounder.round(torch.addcdiv(column, slopes[i], curvature[i]))
+            slopes[i + 1 :].addr_(own[i, i + 1 :], value - column, alpha=-1)
+            column.copy_(value)
+        self._decoded[:, inputs], self._levels[:, inputs] = decoded.T, levels.T
 
     def _inputs(self, group: int) -> slice:
         return slice(group * self._size, (group + 1) * self._size)
