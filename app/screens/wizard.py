@@ -174,7 +174,11 @@ class WizardScreen(Screen[Path]):
     def _show_plan(self) -> None:
         if not self._devices:
             return
-        table = plan(self._source.config, self._devices[self._device])
+        table = plan(
+            self._source.config,
+            self._devices[self._device],
+            preferred_bits=self._source.preferred_bits,
+        )
         self.query_one(PlanTable).show(table)
         if table.recommended is None:
             self._say(f"{table.reason}.")

@@ -34,7 +34,7 @@ Scene = Callable[[Pilot[None]], Awaitable[None]]
 SIZES = [(120, 36), (80, 24)]
 
 
-def fixed_plan(config: ModelConfig, device: Device) -> Plan:
+def fixed_plan(config: ModelConfig, device: Device, preferred_bits: float | None = None) -> Plan:
     """Rows of all kinds; the real figures are other tests' business."""
     large = config.hidden_size > 1000
     scale = 10**9 if large else 10**6
