@@ -37,8 +37,9 @@ class Expert:
 
 
 def expert_of(experts: FloatExperts, index: int) -> Expert:
-    """One expert out of a layer's."""
-    return Expert(torch.cat([experts.gate[index], experts.up[index]]), experts.down[index])
+    """One expert out of a layer's, in float32."""
+    gate_up = torch.cat([experts.gate[index], experts.up[index]])
+    return Expert(gate_up.float(), experts.down[index].float())
 
 
 @dataclass(frozen=True)

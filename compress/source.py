@@ -58,8 +58,14 @@ class Source:
         return tensor
 
     def layer(self, index: int) -> Layer:
-        """Read one layer in float32, the type that calibration computes in. Raises SourceError."""
-        return original_layer(self.config, index, lambda name: self.tensor(name).float())
+        """Read one layer: experts, nearly all of it, as stored; the rest in float32, the type that
+        calibration computes in. Raises SourceError."""
+
+        def read(name: str) -> Tensor:
+            tensor = self.tensor(name)
+            return tensor if ".experts." in name else tensor.float()
+
+        return original_layer(self.config, index, read)
 
     def layer_tensors(self, index: int) -> dict[str, Tensor]:
         """What stays 16-bit of a layer, by its name in a compressed checkpoint."""
