@@ -15,6 +15,9 @@ CHUNK = 8192
 """Tokens whose activations are in memory at once."""
 
 WEIGHT_POWER = 1.0
+"""p below. The block's squared error counts a token by w^2; p = 1 did better than 0 at every width,
+better than 2 at 1 bit, and as well at 2 bits."""
+
 TOKENS_PER_INPUT = 2
 """An expert's Hessian counts as well estimated from this many tokens per input on."""
 
