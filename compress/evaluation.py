@@ -46,7 +46,8 @@ MAX_REPLY_TOKENS = 128
 
 _DEFAULT_WINDOW = 2048
 _BATCH_TOKENS = 4096
-_BATCH_REPLIES = 32
+_BATCH_WINDOWS = 32
+"""Windows, or replies, that decode side by side."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,11 @@ def perplexity(
     of pruning then sees no later token. Without pruning both ways agree.
     """
     counters = Counters(model)
-    run = _run_stepwise if stepwise else _run_whole
-    loss = 0.0
-    for batch in torch.split(windows, max(1, _BATCH_TOKENS // windows.shape[1])):
-        loss += run(model, batch, pruning, counters)
+    if stepwise:
+        run, size = _run_stepwise, _BATCH_WINDOWS
+    else:
+        run, size = _run_whole, max(1, _BATCH_TOKENS // windows.shape[1])
+    loss = sum(run(model, batch, pruning, counters) for batch in torch.split(windows, size))
     tokens = windows[:, 1:].numel()
     return Perplexity(math.exp(loss / tokens), tokens, counters.read().prune_ratio)
 
@@ -215,8 +217,8 @@ def greedy_replies(
         by_length[len(prompt)].append(index)
     replies = [""] * len(prompts)
     for same in by_length.values():
-        for start in range(0, len(same), _BATCH_REPLIES):
-            chosen = same[start : start + _BATCH_REPLIES]
+        for start in range(0, len(same), _BATCH_WINDOWS):
+            chosen = same[start : start + _BATCH_WINDOWS]
             tokens = torch.tensor([list(prompts[index]) for index in chosen])  # [B, T]
             for index, ids in zip(chosen, _greedy(model, tokens, pruning), strict=True):
                 replies[index] = tokenizer.decode(ids)
