@@ -1,5 +1,5 @@
-"""Muon: momentum whose matrix updates are made orthogonal; it learns this corpus in fewer tokens
-than AdamW alone. AdamW keeps the embeddings, the head, the routers and the norms."""
+"""Muon: momentum whose matrix updates are made orthogonal. AdamW keeps the embeddings, the head, the
+routers and the norms."""
 
 from collections.abc import Iterable
 from typing import Final
