@@ -1,5 +1,7 @@
-"""Muon: momentum whose matrix updates are made orthogonal. AdamW keeps the embeddings, the head, the
-routers and the norms."""
+"""Muon: momentum whose matrix updates are made orthogonal.
+
+AdamW keeps the embeddings, the head, the routers and the norms.
+"""
 
 from collections.abc import Iterable
 from typing import Final
