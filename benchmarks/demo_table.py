@@ -3,22 +3,24 @@
     python -m benchmarks.demo_table [--quick] [--json] [--seeds N]
 
 Every row is compressed once per calibration seed and measured on one fixed held-out set: medians
-over seeds, answers of the first. Scores of experts (phi, w, eps) do not depend on the allocation
-and are measured once per seed. `--quick`: one seed, the rows without ODP, a smaller held-out set,
-no answers. The full table is also written to benchmarks/results/.
+over seeds, answers of the first. Seeds run side by side. Scores of experts (phi, w, eps) do not
+depend on the allocation and are measured once per seed. `--quick`: one seed, the rows without ODP,
+a smaller held-out set, no answers. The full table is also written to benchmarks/results/.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from assets import DEMO_DIR, corpus
@@ -31,6 +33,7 @@ from compress.evaluation import (
     ITEMS_PER_SKILL,
     RECALL_DISTANCE,
     RECALL_ITEMS,
+    PruningMode,
     perplexity,
     pruning_of,
     run_task,
@@ -54,12 +57,13 @@ ROWS = (
         for allocator in ("pmq", "pmq-free", "fnorm-free", "random")
     ),
 )
+QUICK_WINDOWS = 8
 PRUNED_ROWS = (("pmq", 2.5, "gptq"), ("pmq", 2.0, "gptq"))
 
 
-@dataclass
-class Row:
-    """One line of the table. Perplexities are one per seed; shares are 0 to 1.
+@dataclass(frozen=True)
+class Measured:
+    """One way of compressing with one calibration seed. Shares are 0 to 1.
 
     ``stepwise``: perplexity token by token, where ODP's protection sees nothing that comes later.
     """
@@ -68,11 +72,28 @@ class Row:
     nominal_bits: float
     bits_per_expert_weight: float
     bytes: int
-    perplexities: list[float] = field(default_factory=list)
-    stepwise: list[float] = field(default_factory=list)
-    prune_ratios: list[float] = field(default_factory=list)
+    perplexity: float
+    prune_ratio: float
+    stepwise: float | None = None
     skills: dict[str, float] = field(default_factory=dict)
     recall: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was measured with each seed, the first seed's answers too."""
+
+    seeds: tuple[Measured, ...]
+
+    @property
+    def first(self) -> Measured:
+        """The first seed's."""
+        return self.seeds[0]
+
+    @property
+    def name(self) -> str:
+        """What the line is called."""
+        return self.first.name
 
     @property
     def perplexity(self) -> float:
@@ -80,83 +101,111 @@ class Row:
         return statistics.median(self.perplexities)
 
     @property
+    def perplexities(self) -> list[float]:
+        """One per seed."""
+        return [measured.perplexity for measured in self.seeds]
+
+    @property
+    def prune_ratio(self) -> float:
+        """Median over seeds."""
+        return statistics.median(measured.prune_ratio for measured in self.seeds)
+
+    @property
     def factual(self) -> float | None:
         """Mean share over the factual skills."""
-        shares = [share for name, share in self.skills.items() if name in corpus.FACTUAL_SKILLS]
+        skills = self.first.skills
+        shares = [share for name, share in skills.items() if name in corpus.FACTUAL_SKILLS]
         return statistics.mean(shares) if shares else None
 
 
 class Bench:
-    """Compresses and measures; collects rows by name."""
+    """Compresses and measures with one calibration seed; the first one also asks questions."""
 
-    def __init__(self, scratch: Path, quick: bool) -> None:
+    def __init__(self, scratch: Path, seed: int, quick: bool) -> None:
         self._scratch = scratch
+        self._seed = seed
         self._quick = quick
         length = ModelConfig.from_folder(DEMO_DIR).max_context
-        count = 8 if quick else DEMO_WINDOWS
+        count = QUICK_WINDOWS if quick else DEMO_WINDOWS
         self._windows = demo_windows("heldout", CalibrationSize(count, length), DEMO_SEED)
-        self._scores: dict[int, list[LayerScores]] = {}
-        self.rows: dict[str, Row] = {}
+        self._scores: list[LayerScores] | None = None
 
-    def original(self) -> None:
+    def original(self) -> Measured:
         """The 16-bit model."""
         tensors = load_file(DEMO_DIR / "model.safetensors").values()
         size = sum(tensor.nbytes for tensor in tensors)
-        self.rows["16-bit"] = Row("16-bit", 16.0, 16.0, size)
-        self._measure(self.rows["16-bit"], DEMO_DIR, "off", tasks=True)
+        return self._measure(DEMO_DIR, "16-bit", (16.0, 16.0, size), "off")
 
-    def compressed(self, allocator: str, bits: float, quantizer: str, seed: int) -> None:
-        """One row with one calibration seed, with ODP too where the table asks for it."""
-        folder = self._compress(allocator, bits, quantizer, seed)
+    def compressed(self, allocator: str, bits: float, quantizer: str) -> Iterator[Measured]:
+        """One row, and one more with ODP where the table asks for it."""
+        folder = self._compress(allocator, bits, quantizer)
         manifest = read_manifest(folder)
         name = f"{allocator} {bits:g}" + (f", {quantizer}" if allocator == "uniform" else "")
-        sizes = manifest.sizes
-        new = Row(name, manifest.nominal_bits, sizes.bits_per_expert_weight, sizes.total_bytes)
-        self._measure(self.rows.setdefault(name, new), folder, "off", tasks=seed == 0)
+        size = manifest.sizes
+        sizes = (manifest.nominal_bits, size.bits_per_expert_weight, size.total_bytes)
+        yield self._measure(folder, name, sizes, "off")
         if (allocator, bits, quantizer) in PRUNED_ROWS and not self._quick:
-            pruned = replace(new, name=f"{name} + ODP", perplexities=[], skills={})
-            pruned = self.rows.setdefault(pruned.name, pruned)
-            self._measure(pruned, folder, "odp", tasks=seed == 0)
+            yield self._measure(folder, f"{name} + ODP", sizes, "odp")
 
-    def _compress(self, allocator: str, bits: float, quantizer: str, seed: int) -> Path:
+    def _compress(self, allocator: str, bits: float, quantizer: str) -> Path:
         job = CompressJob(
             source=DEMO_DIR,
-            out=self._scratch / f"{allocator}-{bits}-{quantizer}-{seed}",
+            out=self._scratch / f"{allocator}-{bits}-{quantizer}-{self._seed}",
             bits=bits,
             allocator=allocator,
             quantizer=quantizer,
-            seed=seed,
+            seed=self._seed,
         )
         # GPTQ's scores for every row: the rows with other quantizers are uniform and need none.
-        scores = self._scores.get(seed)
-        compress(job, _quiet, scores)
-        if scores is None:
+        compress(job, _quiet, self._scores)
+        if self._scores is None:
             layers = read_manifest(job.out).layers
-            self._scores[seed] = [LayerScores.of(record) for record in layers]
+            self._scores = [LayerScores.of(record) for record in layers]
         return job.out
 
-    def _measure(self, row: Row, folder: Path, mode: str, *, tasks: bool) -> None:
+    def _measure(
+        self, folder: Path, name: str, sizes: tuple[float, float, int], mode: PruningMode
+    ) -> Measured:
         model = load_model(folder)
-        pruning = pruning_of(folder, "odp" if mode == "odp" else "off")
-        measured = perplexity(model, self._windows, pruning)
-        row.perplexities.append(measured.perplexity)
-        row.prune_ratios.append(measured.prune_ratio)
+        pruning = pruning_of(folder, mode)
+        whole = perplexity(model, self._windows, pruning)
+        measured = Measured(name, *sizes, whole.perplexity, whole.prune_ratio)
+        if self._seed or self._quick:
+            return measured
+        stepwise = None
         if mode == "odp":
-            row.stepwise.append(perplexity(model, self._windows, pruning, stepwise=True).perplexity)
-        if tasks and not self._quick:
-            tokenizer = Tokenizer.from_folder(folder)
-            row.skills = run_task("skills", model, tokenizer, pruning)
-            row.recall = run_task("recall", model, tokenizer, pruning)[str(RECALL_DISTANCE)]
+            stepwise = perplexity(model, self._windows, pruning, stepwise=True).perplexity
+        tokenizer = Tokenizer.from_folder(folder)
+        return replace(
+            measured,
+            stepwise=stepwise,
+            skills=run_task("skills", model, tokenizer, pruning),
+            recall=run_task("recall", model, tokenizer, pruning)[str(RECALL_DISTANCE)],
+        )
+
+
+def run_seed(seed: int, quick: bool) -> list[Measured]:
+    """Every line of the table with one seed; progress goes to stderr."""
+    began = time.monotonic()
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(Path(scratch), seed, quick)
+        found.append(bench.original())
+        for row in ROWS:
+            found += bench.compressed(*row)
+            seconds = time.monotonic() - began
+            print(f"seed {seed}, {seconds:4.0f} s: {found[-1].name}", file=sys.stderr, flush=True)
+    return found
 
 
 def _quiet(progress: Progress) -> None:
     """Nobody watches the single compressions."""
 
 
-def markdown(rows: list[Row], seeds: int, minutes: float, quick: bool) -> str:
+def markdown(rows: list[Row], minutes: float, quick: bool) -> str:
     """The tables."""
-    exact = rows[0].perplexity
-    count = 8 if quick else DEMO_WINDOWS
+    exact, seeds = rows[0].perplexity, len(rows[0].seeds)
+    count = QUICK_WINDOWS if quick else DEMO_WINDOWS
     lines = [
         "# The demo's table",
         "",
@@ -174,43 +223,42 @@ def markdown(rows: list[Row], seeds: int, minutes: float, quick: bool) -> str:
     for row in rows:
         spread = f" ({min(row.perplexities):.3f} to {max(row.perplexities):.3f})"
         lines.append(
-            f"| {row.name} | {row.nominal_bits:g} | {row.bits_per_expert_weight:.3f} "
-            f"| {row.bytes:,} | {row.perplexity:.3f}{spread if seeds > 1 else ''} "
-            f"| {row.perplexity / exact:.3f} | {_percent(row.factual)} | {_percent(row.recall)} "
-            f"| {_percent(statistics.median(row.prune_ratios))} |"
+            f"| {row.name} | {row.first.nominal_bits:g} | {row.first.bits_per_expert_weight:.3f} "
+            f"| {row.first.bytes:,} | {row.perplexity:.3f}{spread if seeds > 1 else ''} "
+            f"| {row.perplexity / exact:.3f} | {_percent(row.factual)} "
+            f"| {_percent(row.first.recall)} | {_percent(row.prune_ratio)} |"
         )
     lines += [*_pruning_lines(rows), *_skill_lines(rows), *_claim_lines(rows)]
     return "\n".join(lines) + "\n"
 
 
 def _pruning_lines(rows: list[Row]) -> Iterator[str]:
-    pruned = [row for row in rows if row.stepwise]
+    pruned = [row.first for row in rows if row.first.stepwise is not None]
     if pruned:
         yield from ("", "Under ODP, whole windows protect tokens by what comes later; token by")
-        yield from ("token, as in decoding, nothing later is seen:", "")
+        yield from ("token, as in decoding, nothing later is seen (first seed):", "")
         yield from ("| | whole windows | token by token |", "|---|---|---|")
-    for row in pruned:
-        stepwise = statistics.median(row.stepwise)
-        yield f"| {row.name} | {row.perplexity:.3f} | {stepwise:.3f} |"
+    for measured in pruned:
+        yield f"| {measured.name} | {measured.perplexity:.3f} | {measured.stepwise:.3f} |"
 
 
 def _skill_lines(rows: list[Row]) -> Iterator[str]:
-    scored = [row for row in rows if row.skills]
+    scored = [row.first for row in rows if row.first.skills]
     if not scored:
         return
     skills = list(scored[0].skills)
-    yield from ("", f"Exact answers by skill, {ITEMS_PER_SKILL} held-out questions each; recall: ")
-    yield from (f"{RECALL_ITEMS} facts told {RECALL_DISTANCE} tokens earlier.", "")
+    yield from ("", f"Exact answers by skill, {ITEMS_PER_SKILL} held-out questions each; recall:")
+    yield from (f"{RECALL_ITEMS} facts told {RECALL_DISTANCE} tokens earlier (first seed).", "")
     yield f"| | {' | '.join(skills)} | recall |"
     yield "|---" * (len(skills) + 2) + "|"
-    for row in scored:
-        shares = [_percent(row.skills[skill]) for skill in skills]
-        yield f"| {row.name} | {' | '.join(shares)} | {_percent(row.recall)} |"
+    for measured in scored:
+        shares = [_percent(measured.skills[skill]) for skill in skills]
+        yield f"| {measured.name} | {' | '.join(shares)} | {_percent(measured.recall)} |"
 
 
 def _claim_lines(rows: list[Row]) -> Iterator[str]:
     yield ""
-    for claim, holds in claims({row.name: row for row in rows}).items():
+    for claim, holds in claims(rows).items():
         yield f"- {claim}: {'yes' if holds else 'NO'}"
 
 
@@ -218,14 +266,14 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
-def claims(rows: dict[str, Row]) -> dict[str, bool]:
+def claims(rows: list[Row]) -> dict[str, bool]:
     """What was to be shown on the demo, by median perplexity."""
+    found = {row.name: row.perplexity for row in rows}
     pairs = [(f"pmq {bits}", f"random {bits}") for bits in ("2.5", "2", "1.5")]
     pairs += [(f"fnorm-free {bits}", f"pmq {bits}") for bits in ("2.5", "2", "1.5")]
     pairs += [(name, "uniform 2, gptq") for name in ("pmq 2", "pmq-free 2", "fnorm-free 2")]
     return {
-        f"{better} is not above {worse}": rows[better].perplexity <= rows[worse].perplexity
-        for better, worse in pairs
+        f"{better} is not above {worse}": found[better] <= found[worse] for better, worse in pairs
     }
 
 
@@ -237,25 +285,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     seeds = 1 if options.quick else options.seeds
-    torch.set_num_threads(1)  # the demo's products are too small to share
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(Path(scratch), options.quick)
-        bench.original()
-        for allocator, bits, quantizer in ROWS:
-            for seed in range(seeds):
-                bench.compressed(allocator, bits, quantizer, seed)
-            seconds = time.monotonic() - began
-            print(f"{seconds:5.0f} s  {allocator} {bits:g} {quantizer}", file=sys.stderr)
-    minutes = (time.monotonic() - began) / 60
-    rows = list(bench.rows.values())
-    data = {
-        "machine": machine(),
-        "seeds": seeds,
-        "rows": [asdict(row) for row in rows],
-        "claims": claims(bench.rows),
-    }
-    table = markdown(rows, seeds, minutes, options.quick)
+    # A seed a process: a model this small leaves a second core idle.
+    with ProcessPoolExecutor(min(seeds, os.cpu_count() or 1), get_context("spawn")) as pool:
+        columns = list(pool.map(run_seed, range(seeds), [options.quick] * seeds))
+    rows = [Row(measured) for measured in zip(*columns, strict=True)]
+    table = markdown(rows, (time.monotonic() - began) / 60, options.quick)
+    data = {"machine": machine(), "rows": [asdict(row) for row in rows], "claims": claims(rows)}
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "demo_table.md").write_text(table, encoding="utf-8")
