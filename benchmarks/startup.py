@@ -1,6 +1,6 @@
 """How long a person waits: `mc-chat --help`, and the first paint of the screen.
 
-    python benchmarks/startup.py [--quick] [--json]
+    python -m benchmarks.startup [--quick] [--json]
 
 First paint is the time from starting the process in a pseudo-terminal to the first frame that
 holds text. Medians of several starts on a warm disk.
