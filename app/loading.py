@@ -37,10 +37,9 @@ def compress_with_progress(job: "CompressJob", line: ProgressLine) -> Path:
 
     def show(step: progress.Progress) -> None:
         eta = "" if step.eta_seconds is None else f", {clock(step.eta_seconds)} left"
-        line.show(
-            f"compressing layer {step.layer + 1} of {step.layers}",
-            f"{step.fraction:.0%}{eta}: {step.message}",
-        )
+        checking = step.stage == "check"
+        title = "checking" if checking else f"compressing layer {step.layer + 1} of {step.layers}"
+        line.show(title, f"{step.fraction:.0%}{eta}: {step.message}")
 
     try:
         return compress(job, show)

@@ -7,7 +7,7 @@ from app.models import DEMO
 _DEMO_QUESTIONS = (
     "What do you know?",
     "Where does Karin live?",
-    "Please remember that my secret word is raven.",
+    "Please remember that my lucky number is 4711.",
     "Show me a function that computes a factorial.",
     "Tell me a story about a duck.",
 )

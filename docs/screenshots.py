@@ -23,10 +23,10 @@ from app.widgets.prompt import Prompt
 
 IMAGES = Path(__file__).parent / "images"
 QUESTIONS = (
-    "Please remember that my secret word is raven.",
+    "Please remember that my lucky number is 4711.",
     "Where does Karin live?",
     "Show me a function that computes a factorial.",
-    "What is my secret word?",
+    "What is my lucky number?",
 )
 PATIENCE_SECONDS = 300
 

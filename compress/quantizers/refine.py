@@ -59,30 +59,19 @@ class _State:
     def refit_grid(self, group: int, slope: Tensor) -> None:
         """Least-squares step of the group's scale and offset, where it lowers the error.
 
-        The group's weights are scale * x + offset with x = levels - zero; a step (a, b) in both
-        changes the error by -2 (a G.x + b G.1) + [a b] N [a b]^T, N the 2 x 2 products of x and 1
-        under H. At 1 bit there is no offset. Updates ``slope``.
+        The group's weights are scale * x + offset with x = levels - zero; at 1 bit there is no
+        offset. Updates ``slope``.
         """
         inputs = self._inputs(group)
         own = self._hessian[inputs, inputs]  # [g, g]
         scale, zero = self._grid(group)
         levels = self._levels[:, inputs]
-        x = levels - (grid.SIGN_ZERO if zero is None else _float(zero, levels))
-        under = x @ own  # [O, g]
-        xx, gx = (under * x).sum(-1), (slope * x).sum(-1)
         if zero is None:
-            a = gx / xx.clamp(min=torch.finfo(xx.dtype).tiny)
-            trial = grid.to_scale(scale.to(a.dtype) + a)
-            trial_zero = None
+            signs = levels - grid.SIGN_ZERO
+            a = (slope * signs).sum(-1) / ((signs @ own) * signs).sum(-1)
+            trial, trial_zero = grid.to_scale(scale.to(a.dtype) + a), None
         else:
-            x1, g1 = under.sum(-1), slope.sum(-1)
-            ones = own.sum()
-            determinant = xx * ones - x1.square()
-            # One level for the whole group: x and 1 are the same direction.
-            regular = determinant > _SINGULAR * xx * ones
-            determinant = torch.where(regular, determinant, torch.ones_like(determinant))
-            a = torch.where(regular, (gx * ones - g1 * x1) / determinant, 0.0)
-            b = torch.where(regular, (g1 * xx - gx * x1) / determinant, 0.0)
+            a, b = _step(levels - zero.to(levels.dtype).unsqueeze(-1), own, slope)
             trial = grid.to_scale(scale.to(a.dtype) + a)
             trial_zero = (zero.to(a.dtype) - b / trial.to(a.dtype)).half()
         step = grid.decode(levels, trial, trial_zero) - self._decoded[:, inputs]
@@ -91,7 +80,7 @@ class _State:
         self._scale[:, group] = torch.where(better, trial, scale)
         if self._zero is not None and trial_zero is not None:
             self._zero[:, group] = torch.where(better, trial_zero, self._zero[:, group])
-        step *= better.unsqueeze(-1)
+        step = torch.where(better.unsqueeze(-1), step, 0.0)
         self._decoded[:, inputs] += step
         slope -= step @ own
 
@@ -118,5 +107,18 @@ class _State:
         return self._scale[:, group], zero
 
 
-def _float(zero: Tensor, like: Tensor) -> Tensor:
-    return zero.to(like.dtype).unsqueeze(-1)
+def _step(x: Tensor, own: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """The step (a, b) [O] in scale and offset that lowers the error of one group most.
+
+    It changes the error by -2 (a G.x + b G.1) + [a b] N [a b]^T, with N the 2 x 2 products of x
+    [O, g] and 1 under ``own`` [g, g].
+    """
+    under = x @ own
+    xx, x1, ones = (under * x).sum(-1), under.sum(-1), own.sum()
+    gx, g1 = (slope * x).sum(-1), slope.sum(-1)
+    determinant = xx * ones - x1.square()
+    # One level for the whole group: x and 1 are the same direction, there is no single step.
+    regular = determinant > _SINGULAR * xx * ones
+    determinant = torch.where(regular, determinant, 1.0)
+    a = torch.where(regular, (gx * ones - g1 * x1) / determinant, 0.0)
+    return a, torch.where(regular, (g1 * xx - gx * x1) / determinant, 0.0)
