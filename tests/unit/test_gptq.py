@@ -137,6 +137,8 @@ def test_dead_and_constant_inputs_are_handled() -> None:
     codes = quantize_gptq(weights.float(), dead, bits=2, group_size=32)
     assert torch.isfinite(codes.dequantize()).all()
     assert (codes.dequantize()[:, 5] - weights[:, 5]).abs().max() < codes.scale.float().max()
+    shifted = quantize_gptq((weights * 1e-6 + 5).float(), dead, bits=2, group_size=32)
+    assert (shifted.dequantize() - 5).abs().max() < 0.01
     nothing = Hessian(torch.zeros(64, 64))
     assert torch.isfinite(quantize_gptq(weights.float(), nothing, 2, 32).dequantize()).all()
 
