@@ -22,8 +22,8 @@ class SourceChoice:
     preferred_bits: float | None = None
 
     def folder(self, bits: float) -> Path:
-        """Where the compressed model goes: the demo has one build, others one per width."""
-        if self.name == models.DEMO:
+        """Where the compressed model goes; `demo` itself means the build at the usual width."""
+        if self.name == models.DEMO and bits == models.DEMO_BITS:
             return models.demo_folder()
         return paths.models_dir() / f"{self.name}-{bits:g}bit"
 

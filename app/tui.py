@@ -77,9 +77,11 @@ class McChatApp(App[None]):
     @work
     async def _open(self) -> None:
         model = self._model or _last_used(self._services.history)
-        if model is None:
-            model = await self.push_screen_wait(WizardScreen(self._services))
-        await self.push_screen(ChatScreen(model, self._services))
+        while True:
+            if model is not None:
+                await self.push_screen_wait(ChatScreen(model, self._services))
+            wizard = WizardScreen(self._services, may_leave=model is not None)
+            model = await self.push_screen_wait(wizard) or model
 
 
 def _last_used(history: History) -> Path | None:

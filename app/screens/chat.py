@@ -46,6 +46,7 @@ class ChatScreen(Screen[None]):
         Binding("escape", "stop", "Stop", key_display="Esc"),
         Binding("f2", "pruning", "ODP", key_display="F2"),
         Binding("f3", "gauges", "Gauges", key_display="F3"),
+        Binding("f4", "models", "Models", key_display="F4"),
         Binding("ctrl+n", "new_chat", "New"),
         Binding("ctrl+o", "chats", "Chats"),
         Binding("ctrl+r", "restart", "Restart engine", show=False),
@@ -161,6 +162,11 @@ class ChatScreen(Screen[None]):
     def action_page(self, pages: int) -> None:
         """Scroll the messages while the prompt keeps the focus."""
         self._view.scroll_page_up() if pages < 0 else self._view.scroll_page_down()
+
+    def action_models(self) -> None:
+        """Leave for the wizard; a running reply is stopped and kept."""
+        self.action_stop()
+        self.dismiss()
 
     def action_new_chat(self) -> None:
         """Leave this chat in the history and begin another."""

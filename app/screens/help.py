@@ -32,6 +32,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         (
             ("F2", "switch ODP, also in the middle of a reply"),
             ("F3", "show or hide the gauges"),
+            ("F4", "another size or another model"),
             ("Ctrl+R", "restart the engine"),
         ),
     ),
@@ -41,6 +42,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Enter", "compress the chosen size"),
             ("Tab", "from the sizes to the models and back"),
             ("D", "plan for another device"),
+            ("Esc", "back to the chat"),
             ("Ctrl+R", "look at the machine again"),
         ),
     ),

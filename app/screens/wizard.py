@@ -1,4 +1,4 @@
-"""The first run: what this machine can hold, and which size to make."""
+"""What this machine can hold, and which size to make: the first run, and whenever asked for."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -24,6 +24,7 @@ from app.widgets.source_list import SourceList
 from compress.plan import plan
 from engine import protocol
 from engine.errors import McChatError
+from engine.manifest import is_compressed
 
 SOURCES = (
     "Demo: comes with mc-chat, works offline, ready in about a minute",
@@ -39,19 +40,21 @@ NEEDS_FOLDER = (
 )
 
 
-class WizardScreen(Screen[Path]):
-    """Ends with the folder of a compressed model."""
+class WizardScreen(Screen[Path | None]):
+    """Ends with the folder of a compressed model, or, if it may be left, with None."""
 
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "Next field", key_display="Tab"),
         Binding("d", "device", "Other device"),
         Binding("ctrl+r", "detect", "Look again", show=False),
+        Binding("escape", "leave", "Back", key_display="Esc"),
     ]
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, may_leave: bool = False) -> None:
         super().__init__()
         self._services = services
+        self._may_leave = may_leave
         self._devices: tuple[protocol.Device, ...] = ()
         self._device = 0
         self._demo = sources.demo()
@@ -116,6 +119,14 @@ class WizardScreen(Screen[Path]):
             self._show_machine()
             self._show_plan()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """On the first run there is nothing to go back to."""
+        return self._may_leave if action == "leave" else super().check_action(action, parameters)
+
+    def action_leave(self) -> None:
+        """Back to the chat, with the model as it was."""
+        self.dismiss(None)
+
     async def action_detect(self) -> None:
         """Start the engine's process again and ask once more."""
         self.query_one(HeaderLine).show("starting", LOOKING)
@@ -133,6 +144,9 @@ class WizardScreen(Screen[Path]):
             self.query_one("#folder").focus()
         else:
             folder = self._source.folder(choice.nominal_bits)
+            if is_compressed(folder):
+                self.dismiss(folder)
+                return
             self._run_job(Job(self._source.source, choice.nominal_bits, folder))
 
     @work(exclusive=True)
