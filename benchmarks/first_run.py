@@ -1,4 +1,4 @@
-"""What a newcomer waits for: compressing the demo, then one question from the command line.
+"""What a newcomer waits for: compressing the demo, one question, and the speed of replies.
 
     python -m benchmarks.first_run [--quick] [--json]
 
@@ -25,12 +25,13 @@ QUESTION = "Where does Karin live?"
 
 @dataclass(frozen=True)
 class Waits:
-    """One newcomer. Seconds of wall time, bytes, tokens per second."""
+    """One newcomer. Seconds of wall time, bytes, decoded tokens per second with and without ODP."""
 
     compress_seconds: float
     compress_peak_bytes: int
     answer_seconds: float
-    tokens_per_second: float
+    odp_tokens_per_second: float
+    unpruned_tokens_per_second: float
 
 
 def newcomer() -> Waits:
@@ -38,8 +39,18 @@ def newcomer() -> Waits:
     with tempfile.TemporaryDirectory() as home:
         env = {**os.environ, "MC_CHAT_HOME": home}
         compress_seconds, peak, _ = run("compress", "demo", "--json", env=env)
-        answer_seconds, _, answer = run("run", "demo", QUESTION, "--json", env=env)
-        return Waits(compress_seconds, peak, answer_seconds, answer["tokens_per_second"])
+        answer_seconds, _, _ = run("run", "demo", QUESTION, "--json", env=env)
+        odp, unpruned = (
+            run("bench", "demo", "--tokens", "256", "--pruning", mode, "--json", env=env)[2]
+            for mode in ("odp", "off")
+        )
+        return Waits(
+            compress_seconds,
+            peak,
+            answer_seconds,
+            odp["decode_tokens_per_second"],
+            unpruned["decode_tokens_per_second"],
+        )
 
 
 def run(*words: str, env: dict[str, str]) -> tuple[float, int, Any]:
@@ -69,15 +80,17 @@ def main() -> None:
     if options.json:
         print(json.dumps({"machine": machine(), "runs": [asdict(waits) for waits in runs]}))
         return
-    seconds = statistics.median(waits.compress_seconds for waits in runs)
+    compress = statistics.median(waits.compress_seconds for waits in runs)
     peak = max(waits.compress_peak_bytes for waits in runs)
     answer = statistics.median(waits.answer_seconds for waits in runs)
-    speed = statistics.median(waits.tokens_per_second for waits in runs)
+    odp = statistics.median(waits.odp_tokens_per_second for waits in runs)
+    unpruned = statistics.median(waits.unpruned_tokens_per_second for waits in runs)
     print(f"{machine()}, median of {len(runs)}\n\n| | |\n|---|---|")
-    print(f"| compress the demo | {seconds:.0f} s |")
+    print(f"| compress the demo | {compress:.0f} s |")
     print(f"| its peak memory | {peak / 1e9:.2f} GB |")
     print(f"| one question, start to end of the process | {answer:.1f} s |")
-    print(f"| decoding, ODP on | {speed:.0f} tokens/s |")
+    print(f"| decoding, ODP on | {odp:.0f} tokens/s |")
+    print(f"| decoding, ODP off | {unpruned:.0f} tokens/s |")
 
 
 if __name__ == "__main__":
