@@ -13,7 +13,7 @@ from engine.manifest import Manifest, is_compressed, read_manifest
 
 DEMO = "demo"
 DEMO_BITS = 2.5
-"""The demo fits anywhere, and at this width it has something to show: experts of all widths."""
+"""The demo fits anywhere, and at this width it has something to show: experts of mixed widths."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _recommend(
     comfortable = [choice for choice in choices if choice.fits and not choice.tight]
     preferred = next((row for row in comfortable if row.nominal_bits == preferred_bits), None)
     if preferred:
-        return preferred, f"fits on {device.name}, and mixes experts of 1, 2 and 3 bits"
+        return preferred, f"fits on {device.name}, and gives its experts different widths"
     if comfortable:
         return comfortable[-1], f"the largest that fits comfortably on {device.name}"
     smallest = choices[0]
