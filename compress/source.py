@@ -5,7 +5,6 @@ than a layer of the model is in memory. Only safetensors are read: nothing is ev
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from engine import manifest
 from engine.config import ModelConfig
-from engine.errors import CheckpointError, SourceError
+from engine.errors import SourceError
 from engine.model import Layer
-from engine.original import INDEX_FILE, SINGLE_FILE, original_layer
+from engine.original import original_layer, tensor_files
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -149,46 +148,6 @@ def open_source(folder: Path) -> Source:
     if not folder.is_dir():
         raise SourceError(f"there is no folder {folder}")
     config = ModelConfig.from_folder(folder)
-    source = Source(folder, config, _locate(folder), repository=folder.resolve().name)
+    source = Source(folder, config, tensor_files(folder), repository=folder.resolve().name)
     source.check()
     return source
-
-
-def _locate(folder: Path) -> dict[str, Path]:
-    """The file of each tensor."""
-    index, single = folder / INDEX_FILE, folder / SINGLE_FILE
-    if index.is_file():
-        return _read_index(index)
-    if single.is_file():
-        _check_shard(single)
-        with safe_open(single, framework="pt") as file:
-            return dict.fromkeys(file.keys(), single)
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-        raise SourceError(
-            f"{folder} holds pickled weights (.bin or .pt), which can run code when they are "
-            "opened; get the safetensors version"
-        )
-    raise SourceError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: it holds no weights")
-
-
-def _read_index(index: Path) -> dict[str, Path]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = {str(name): index.parent / str(shard) for name, shard in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise SourceError(f"{index} is damaged ({error!r}); download it again") from None
-    for path in sorted(set(files.values())):
-        if path.parent != index.parent:
-            raise SourceError(f"{index} points out of its folder, to {path}")
-        _check_shard(path)
-    return files
-
-
-def _check_shard(path: Path) -> None:
-    """A shard's header must be whole and cover its bytes."""
-    if not path.is_file():
-        raise SourceError(f"the shard {path} is missing: the download is not complete")
-    try:
-        manifest.check_header(path)
-    except CheckpointError as error:
-        raise SourceError(f"{error}; download it again") from None

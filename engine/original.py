@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine import manifest
 from engine.attention import Attention
 from engine.config import ModelConfig
-from engine.errors import SourceError
+from engine.errors import CheckpointError, SourceError
 from engine.experts import FloatExperts
 from engine.layout import Matrix
 from engine.linear import FloatLinear
@@ -33,8 +34,8 @@ class OriginalFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._open: dict[str, Any] = {}
-        self._files = _tensor_files(folder)
+        self._open: dict[Path, Any] = {}
+        self._files = tensor_files(folder)
 
     def get(self, name: str) -> Tensor:
         """One tensor as stored. Raises SourceError when it is missing or its file is damaged."""
@@ -43,27 +44,54 @@ class OriginalFolder:
             raise SourceError(f"{self._folder} has no tensor {name}: it is not a whole Mixtral")
         try:
             if file not in self._open:
-                self._open[file] = safe_open(self._folder / file, framework="pt")
+                self._open[file] = safe_open(file, framework="pt")
             tensor: Tensor = self._open[file].get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise SourceError(f"{self._folder / file} cannot be read: {error}") from None
+            raise SourceError(f"{file} cannot be read: {error}") from None
         return tensor
 
 
-def _tensor_files(folder: Path) -> dict[str, str]:
-    """The file that holds each tensor."""
-    index = folder / INDEX_FILE
-    try:
-        if index.is_file():
-            return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        with safe_open(folder / SINGLE_FILE, framework="pt") as file:
-            return dict.fromkeys(file.keys(), SINGLE_FILE)
-    except FileNotFoundError:
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """The file of each tensor of an original checkpoint, every header checked.
+
+    Raises SourceError when weights are missing, pickled, cut short, or out of the folder.
+    """
+    index, single = folder / INDEX_FILE, folder / SINGLE_FILE
+    if index.is_file():
+        return _read_index(index)
+    if single.is_file():
+        _check_shard(single)
+        with safe_open(single, framework="pt") as file:
+            return dict.fromkeys(file.keys(), single)
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
         raise SourceError(
-            f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors are read"
-        ) from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"the weights in {folder} cannot be read: {error}") from None
+            f"{folder} holds pickled weights (.bin or .pt), which can run code when they are "
+            "opened; get the safetensors version"
+        )
+    raise SourceError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: it holds no weights")
+
+
+def _read_index(index: Path) -> dict[str, Path]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = {str(name): index.parent / str(shard) for name, shard in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise SourceError(f"{index} is damaged ({error!r}); download it again") from None
+    for path in sorted(set(files.values())):
+        if path.parent != index.parent:
+            raise SourceError(f"{index} points out of its folder, to {path}")
+        _check_shard(path)
+    return files
+
+
+def _check_shard(path: Path) -> None:
+    """A shard's header must be whole and cover its bytes."""
+    if not path.is_file():
+        raise SourceError(f"the shard {path} is missing: the download is not complete")
+    try:
+        manifest.check_header(path)
+    except CheckpointError as error:
+        raise SourceError(f"{error}; download it again") from None
 
 
 def load_original(folder: Path, device: torch.device) -> Model:
