@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from compress.companions import COMPANIONS
 from compress.layers import ExpertCodes
 from compress.quantizers.grid import Codes
 from compress.source import Source
@@ -24,18 +25,6 @@ from engine.manifest import (
 )
 from engine.manifest import Source as Provenance
 from engine.packing import PackedMatrix, pack
-
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
-"""Small files that go along with the weights, those of them that are there."""
 
 _HALF_BYTES = 2
 

@@ -36,6 +36,15 @@ class ContextFullError(McChatError):
     """A prompt is longer than the context it has to fit in."""
 
 
+class NetworkError(McChatError):
+    """The hub cannot be reached, or it must not be: what is on disk is kept for the next run."""
+
+
+class HubError(McChatError):
+    """The hub answered, but not with what was asked for: no such repository, no permission, a
+    licence to accept, altered bytes."""
+
+
 class DiskFullError(McChatError):
     """There is not enough free disk space for the job."""
 
