@@ -47,22 +47,22 @@ from engine.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = (
-    ("uniform", 3.0, "gptq"),
+    ("uniform", 3.0, "refined"),
+    ("uniform", 2.0, "refined"),
     ("uniform", 2.0, "gptq"),
-    ("uniform", 2.0, "gptq-plain"),
     ("uniform", 2.0, "minmax"),
     *(
-        (allocator, bits, "gptq")
+        (allocator, bits, "refined")
         for bits in (2.5, 2.0, 1.5)
         for allocator in ("pmq", "pmq-free", "fnorm-free", "random")
     ),
 )
 QUICK_ROWS = tuple(
-    (allocator, 2.0, "gptq") for allocator in ("uniform", "pmq", "fnorm-free", "random")
+    (allocator, 2.0, "refined") for allocator in ("uniform", "pmq", "fnorm-free", "random")
 )
 QUICK_WINDOWS = 8
 QUICK_SAMPLES = 16
-PRUNED_ROWS = (("pmq", 2.5, "gptq"), ("pmq", 2.0, "gptq"))
+PRUNED_ROWS = (("pmq", 2.5, "refined"), ("pmq", 2.0, "refined"))
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def claims(rows: list[Row]) -> dict[str, bool]:
     found = {row.name: row.perplexity for row in rows}
     pairs = [(f"pmq {bits}", f"random {bits}") for bits in ("2.5", "2", "1.5")]
     pairs += [(f"fnorm-free {bits}", f"pmq {bits}") for bits in ("2.5", "2", "1.5")]
-    pairs += [(name, "uniform 2, gptq") for name in ("pmq 2", "pmq-free 2", "fnorm-free 2")]
+    pairs += [(name, "uniform 2, refined") for name in ("pmq 2", "pmq-free 2", "fnorm-free 2")]
     return {
         f"{better} is not above {worse}": found[better] <= found[worse]
         for better, worse in pairs

@@ -107,17 +107,24 @@ def _quantize_attention(
     inputs = (layer.input_norm.forward(part).flatten(0, 1) for part in streams.chunks(stream))
     hessian = mean_hessian(inputs, width)
     attention = layer.attention
-    codes["q"] = quantize(_weight(attention.q), hessian, DENSE_BITS, group_size)
-    codes["k"] = quantize(_weight(attention.k), hessian, DENSE_BITS, group_size)
-    codes["v"] = quantize(_weight(attention.v), hessian, DENSE_BITS, group_size)
+    codes["q"] = _one(quantize, _weight(attention.q), hessian, DENSE_BITS, group_size)
+    codes["k"] = _one(quantize, _weight(attention.k), hessian, DENSE_BITS, group_size)
+    codes["v"] = _one(quantize, _weight(attention.v), hessian, DENSE_BITS, group_size)
     q, k, v = (FloatLinear(codes[name].dequantize()) for name in ("q", "k", "v"))
     output = _weight(attention.o)
     recorder = _Recorder(attention.o, output.shape[1])
     layer.attention = replace(attention, q=q, k=k, v=v, o=recorder)
     for part in streams.chunks(stream):
         layer.attend(part, rope)
-    codes["o"] = quantize(output, recorder.hessian(), DENSE_BITS, group_size)
+    codes["o"] = _one(quantize, output, recorder.hessian(), DENSE_BITS, group_size)
     layer.attention = replace(layer.attention, o=FloatLinear(codes["o"].dequantize()))
+    return codes
+
+
+def _one(
+    quantize: Quantizer, weights: Tensor, hessian: Hessian, bits: int, group_size: int
+) -> Codes:
+    (codes,) = quantize(weights, hessian, (bits,), group_size)
     return codes
 
 
@@ -134,10 +141,10 @@ def _quantize_expert(
     hessian = mean_hessian(
         (x * root for x, root in block.calibration_inputs(index, hidden)), hidden
     )
-    gate_up = quantize(expert.gate_up, hessian, bits, group_size)
+    gate_up = _one(quantize, expert.gate_up, hessian, bits, group_size)
     rounded = Expert(gate_up.dequantize(), expert.down)
     inputs = (rounded.inner(x) * root for x, root in block.calibration_inputs(index, inner))
-    down = quantize(expert.down, mean_hessian(inputs, inner), bits, group_size)
+    down = _one(quantize, expert.down, mean_hessian(inputs, inner), bits, group_size)
     gate, up = gate_up.split_rows(inner)
     return {"gate": gate, "up": up, "down": down}
 

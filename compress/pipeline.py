@@ -20,7 +20,7 @@ from compress.calibration import Calibration, CalibrationSize, calibrate, calibr
 from compress.journal import Entry
 from compress.layers import quantize_layer
 from compress.progress import Listener, Stage
-from compress.quantizers import Quantizer, quantizer
+from compress.quantizers import Quantizer, quantizer, scoring_quantizer
 from compress.reporter import Reporter
 from compress.result import write_layer_file, write_rest
 from compress.significance import score_layer
@@ -55,7 +55,7 @@ class CompressJob:
     out: Path
     bits: float = 2.5
     allocator: str = "pmq"
-    quantizer: str = "gptq"
+    quantizer: str = "refined"
     group_size: int = 128
     text: Path | None = None
     samples: int | None = None
@@ -127,6 +127,7 @@ class _Run:
         self._report = report
         self._scores = scores
         self._quantize: Quantizer = quantizer(job.quantizer)
+        self._score_with: Quantizer = scoring_quantizer(job.quantizer)
 
     def all_layers(self, calibration: Calibration) -> None:
         """Every layer that the journal does not have yet."""
@@ -178,7 +179,8 @@ class _Run:
             return self._scores[index]
         self._report.layer("calibrate", index, 0.0, "calibrating")
         listener = self._expert_listener("score", index, "scoring")
-        return score_layer(layer, flow.full, rope, self._quantize, self._job.group_size, listener)
+        group_size = self._job.group_size
+        return score_layer(layer, flow.full, rope, self._score_with, group_size, listener)
 
     def _expert_listener(self, stage: Stage, layer: int, doing: str) -> Callable[[int], None]:
         experts = self._source.config.num_experts

@@ -80,11 +80,12 @@ def _errors(
         (expert.inner(x) * root for x, root in block.calibration_inputs(index, inner)), inner
     )
     rounded = [
-        Expert(
-            quantize(expert.gate_up, outer_hessian, bits, group_size).dequantize(),
-            quantize(expert.down, inner_hessian, bits, group_size).dequantize(),
+        Expert(gate_up.dequantize(), down.dequantize())
+        for gate_up, down in zip(
+            quantize(expert.gate_up, outer_hessian, EXPERT_WIDTHS, group_size),
+            quantize(expert.down, inner_hessian, EXPERT_WIDTHS, group_size),
+            strict=True,
         )
-        for bits in EXPERT_WIDTHS
     ]
     squares = torch.zeros(len(EXPERT_WIDTHS), dtype=torch.float64)
     start = 0

@@ -7,35 +7,25 @@ make up for them: groups by their mean E[x^2], inputs within a group by their ow
 groups stay runs of neighbours.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from compress.quantizers import grid
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
-from compress.quantizers.refine import refine
-from compress.quantizers.rtn import quantize_rtn
 
 
-def quantize_gptq(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
-    """Quantize weights [O, I] for inputs with the Hessian [I, I]: GPTQ, then refined.
-
-    The result is a local optimum, so a row can come out worse than rounded to nearest, rarely:
-    rows are independent, and each keeps whichever has the lower H-weighted error. So the error is
-    never above round-to-nearest's on the same grid search.
-    """
-    codes = refine(weights, hessian, compensate(weights, hessian, bits, group_size))
-    return better_rows(weights, hessian, codes, quantize_rtn(weights, hessian, bits, group_size))
-
-
-def quantize_plain_gptq(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
-    """GPTQ without the refinement, for comparison."""
-    codes = compensate(weights, hessian, bits, group_size)
-    return better_rows(weights, hessian, codes, quantize_rtn(weights, hessian, bits, group_size))
+def quantize_gptq(
+    weights: Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
+) -> tuple[Codes, ...]:
+    """Quantize weights [O, I] for inputs with the Hessian [I, I], once per width."""
+    return tuple(compensate(weights, hessian, bits, group_size) for bits in widths)
 
 
 def compensate(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
-    """GPTQ alone, of weights [O, I]."""
+    """GPTQ of weights [O, I] at one width."""
     order, factor = hessian.elimination(group_size)
     left = weights[:, order]
     codes = torch.empty_like(left, dtype=torch.uint8)
@@ -77,20 +67,3 @@ def _round_group(
         group[i + 1 :].addr_(factor[i, i + 1 :], error, alpha=-1)
         levels[i], errors[i] = level, error
     return levels, errors
-
-
-def better_rows(weights: Tensor, hessian: Hessian, first: Codes, second: Codes) -> Codes:
-    """Row by row, whichever of two quantizations of weights has the lower H-weighted error."""
-    error_first = hessian.error(weights - first.dequantize())
-    error_second = hessian.error(weights - second.dequantize())
-    keep = (error_first <= error_second).unsqueeze(-1)  # [O, 1]
-    zero = None
-    if first.zero is not None and second.zero is not None:
-        zero = torch.where(keep, first.zero, second.zero)
-    return Codes(
-        torch.where(keep, first.codes, second.codes),
-        torch.where(keep, first.scale, second.scale),
-        zero,
-        first.bits,
-        first.group_size,
-    )

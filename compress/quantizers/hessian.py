@@ -79,10 +79,31 @@ class Hessian:
         return ((delta @ self.matrix) * delta).sum(-1)
 
 
+class HessianSum:
+    """The sum of x x^T over rows that come in chunks, for ``width`` inputs on ``device``."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._total = torch.zeros(width, width, device=device)
+        self._rows = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Count rows [t, I] float32, on the same device."""
+        self._total.addmm_(rows.T, rows)
+        self._rows += len(rows)
+
+    def mean(self) -> Hessian:
+        """The mean over all rows, zero for none. The sum is used up: its memory is the result's.
+
+        Raises SourceError when the rows were not finite numbers.
+        """
+        total = self._total
+        del self._total
+        return Hessian(total.div_(max(self._rows, 1)))
+
+
 def mean_hessian(chunks: Iterable[Tensor], width: int) -> Hessian:
     """The mean of x x^T over the rows of ``chunks`` [T, I], I = ``width``; zero for no rows."""
-    total, rows = torch.zeros(width, width), 0
+    total = HessianSum(width, torch.device("cpu"))
     for chunk in chunks:
-        total.addmm_(chunk.T, chunk)
-        rows += len(chunk)
-    return Hessian(total / max(rows, 1))
+        total.add(chunk)
+    return total.mean()

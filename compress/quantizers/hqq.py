@@ -1,5 +1,7 @@
 """HQQ's own solver: needs no calibration, half-quadratic splitting on the weights alone."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -8,18 +10,32 @@ from compress.quantizers.hessian import Hessian
 from compress.quantizers.rtn import quantize_min_max
 
 
-def quantize_hqq(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
+def quantize_hqq(
+    weights: Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
+) -> tuple[Codes, ...]:
     """Quantize weights [O, I]; the Hessian is not looked at.
 
     hqq's 1-bit solver has no sign codes: 1 bit is sign and mean magnitude, as everywhere here.
     """
-    if bits == 1:
-        return quantize_min_max(weights, hessian, bits, group_size)
+    return tuple(
+        quantize_min_max(weights, hessian, (bits,), group_size)[0]
+        if bits == 1
+        else _solve(weights, bits, group_size)
+        for bits in widths
+    )
+
+
+def _solve(weights: Tensor, bits: int, group_size: int) -> Codes:
     # Imported when asked for: it brings half of transformers along.
     from hqq.core.quantize import Quantizer
 
     levels, meta = Quantizer.quantize(
-        weights, nbits=bits, group_size=group_size, axis=1, bitpack=False, device="cpu"
+        weights,
+        nbits=bits,
+        group_size=group_size,
+        axis=1,
+        bitpack=False,
+        device=str(weights.device),
     )
     rows = len(weights)
     scale, zero = (meta[name].reshape(rows, -1).half() for name in ("scale", "zero"))

@@ -9,15 +9,26 @@ times the 16-bit one's, of 2-bit experts from 1.042 to 1.034 times.
 Notation: E = W - Q, the error to be lowered is tr(E H E^T), and G = E H is (minus half) its slope.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from compress.quantizers import grid
+from compress.quantizers.gptq import quantize_gptq
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
 
 SWEEPS = 3
 _SINGULAR = 1e-6
+
+
+def quantize_refined(
+    weights: Tensor, hessian: Hessian, widths: Sequence[int], group_size: int, sweeps: int = SWEEPS
+) -> tuple[Codes, ...]:
+    """Quantize weights [O, I] for inputs with the Hessian [I, I]: GPTQ, then ``sweeps``."""
+    plain = quantize_gptq(weights, hessian, widths, group_size)
+    return tuple(refine(weights, hessian, codes, sweeps) for codes in plain)
 
 
 def refine(weights: Tensor, hessian: Hessian, codes: Codes, sweeps: int = SWEEPS) -> Codes:

@@ -1,5 +1,7 @@
 """Scores and Hessians of a layer's experts against plain float64 loops."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,9 +64,11 @@ def moe_output(experts: FloatExperts, x: Tensor, routing: Routing) -> Tensor:
     return out
 
 
-def crude(weights: Tensor, hessian: Hessian, bits: int, group_size: int) -> Codes:
+def crude(
+    weights: Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
+) -> tuple[Codes, ...]:
     """A quantizer that needs no Hessian, so that the reference is easy."""
-    return quantizer("minmax")(weights, hessian, bits, group_size)
+    return quantizer("minmax")(weights, hessian, widths, group_size)
 
 
 def test_errors_are_the_change_of_the_block_output() -> None:
@@ -82,7 +86,8 @@ def test_errors_are_the_change_of_the_block_output() -> None:
         for j, bits in enumerate(EXPERT_WIDTHS):
             changed = FloatExperts(*(m.clone() for m in experts.tensors()))
             for matrix in changed.tensors():
-                codes = crude(matrix[index], Hessian(torch.eye(matrix.shape[-1])), bits, GROUP)
+                eye = Hessian(torch.eye(matrix.shape[-1]))
+                (codes,) = crude(matrix[index], eye, (bits,), GROUP)
                 matrix[index] = codes.dequantize()
             norm = float((moe_output(changed, x, routing) - exact).norm())
             assert scores.errors[index][j] == pytest.approx(norm, rel=1e-4)
@@ -99,7 +104,7 @@ def test_frequency_and_weight_count_the_routing() -> None:
     assert routing_weights(routing, 4) == pytest.approx((2.25 / 3, 0.25 / 3, 0.5 / 3, 0))
 
 
-@pytest.mark.parametrize("name", ["gptq", "rtn"])
+@pytest.mark.parametrize("name", ["refined", "gptq", "rtn"])
 def test_more_bits_cost_less(name: str) -> None:
     quantize: Quantizer = quantizer(name)
     rope = Rope(CONFIG).at(0, 32)
