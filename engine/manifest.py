@@ -62,7 +62,10 @@ class LayerRecord:
 
     ``odp_threshold``: median of w1/w0; ``odp_quantile``: the level of ||t||_1 * A_jj above which
     a token is protected while decoding; ``frequency`` and ``routing_weight`` sum to 1;
-    ``errors[expert]`` holds eps at 1, 2 and 3 bits.
+    ``errors[expert][j]`` is eps at ``widths[j]`` bits. ``trace_errors``, likewise, are the sums
+    over an expert's matrices of mean(diag H) * ||W - Q||_F^2; ``stream_norm`` is what the errors of
+    a layer are put in relation to when layers are compared. Checkpoints of earlier versions have
+    neither.
     """
 
     expert_bits: tuple[int, ...]
@@ -71,6 +74,9 @@ class LayerRecord:
     frequency: tuple[float, ...]
     routing_weight: tuple[float, ...]
     errors: tuple[tuple[float, ...], ...]
+    trace_errors: tuple[tuple[float, ...], ...] = ()
+    stream_norm: float = 0.0
+    widths: tuple[int, ...] = (1, 2, 3)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,16 @@ def test_a_manifest_reads_back_equal_and_writes_the_same_bytes(tmp_path: Path) -
     manifest.verify_hashes(tmp_path, found)
 
 
+def test_layers_of_earlier_versions_have_fewer_facts(folder: Path) -> None:
+    written = manifest.read_manifest(folder).layers
+    raw = json.loads((folder / manifest.MANIFEST_NAME).read_text())["layers"]
+    for layer in raw:
+        for name in ("trace_errors", "stream_norm", "widths"):
+            del layer[name]
+    rewrite(folder, layers=raw)
+    assert manifest.read_manifest(folder).layers == written
+
+
 def test_nominal_bits_and_sizes(folder: Path) -> None:
     found = manifest.read_manifest(folder)
     widths = [bits for layer in EXPERT_BITS for bits in layer]
