@@ -6,6 +6,7 @@ A file is written under a temporary name, synced and renamed, so a name that exi
 import errno
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,12 @@ from engine.errors import CheckpointError, DiskFullError
 from engine.experts import PackedExperts
 from engine.kernels import Arena, select
 from engine.layout import PackedShape, arena_layout
-from engine.linear import FloatLinear, Linear, PackedLinear
+from engine.linear import FloatLinear, PackedLinear
 from engine.manifest import (
     DENSE_BITS,
     DENSE_FILE,
     MANIFEST_NAME,
-    LayerRecord,
+    Manifest,
     is_compressed,
     layer_file,
     open_manifest,
@@ -39,6 +40,18 @@ PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "o")
 
 LoadListener = Callable[[float, str], None]
 """Hears what fraction of the model is loaded and, in a few words, what comes next."""
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """What the file of one layer holds, in the types it is stored in.
+
+    ``rest``: `router.weight` [E, H], `input_norm.weight` and `post_norm.weight` [H], 16-bit.
+    """
+
+    attention: dict[Projection, PackedMatrix]
+    experts: PackedExperts
+    rest: dict[str, Tensor]
 
 
 def load_model(
@@ -71,6 +84,40 @@ def write_layer(
     return _save(folder / layer_file(index), tensors)
 
 
+def read_layer(
+    folder: Path,
+    manifest: Manifest,
+    config: ModelConfig,
+    index: int,
+    device: torch.device | str = "cpu",
+) -> StoredLayer:
+    """Read the file of layer ``index``, the inverse of `write_layer`. Raises CheckpointError."""
+    file = _TensorFile(folder / layer_file(index), torch.device(device))
+    hidden, group_size = config.hidden_size, manifest.recipe.group_size
+    return StoredLayer(
+        attention={
+            name: file.packed(f"attention.{name}", shape)
+            for name, shape in attention_shapes(config, group_size).items()
+        },
+        experts=PackedExperts(file.arena(config, manifest.layers[index].expert_bits, group_size)),
+        rest={
+            "router.weight": file.floating("router.weight", config.num_experts, hidden),
+            "input_norm.weight": file.floating("input_norm.weight", hidden),
+            "post_norm.weight": file.floating("post_norm.weight", hidden),
+        },
+    )
+
+
+def attention_shapes(config: ModelConfig, group_size: int) -> dict[Projection, PackedShape]:
+    """The packed shape of each projection of a layer."""
+    hidden = config.hidden_size
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    sides = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
+    sides["o"] = (hidden, queries)
+    return {name: PackedShape(*sides[name], DENSE_BITS, group_size) for name in PROJECTIONS}
+
+
 def write_dense(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     """Write what belongs to no layer; returns the file's path. Raises DiskFullError.
 
@@ -78,6 +125,21 @@ def write_dense(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     tied to the embeddings.
     """
     return _save(folder / DENSE_FILE, tensors)
+
+
+def read_dense(
+    folder: Path, config: ModelConfig, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Read what belongs to no layer, the inverse of `write_dense`. Raises CheckpointError."""
+    file = _TensorFile(folder / DENSE_FILE, torch.device(device))
+    size = (config.vocab_size, config.hidden_size)
+    tensors = {
+        "embed.weight": file.floating("embed.weight", *size),
+        "norm.weight": file.floating("norm.weight", config.hidden_size),
+    }
+    if not config.tie_embeddings:
+        tensors["head.weight"] = file.floating("head.weight", *size)
+    return tensors
 
 
 def _named(prefix: str, packed: PackedMatrix | Arena) -> dict[str, Tensor]:
@@ -123,56 +185,37 @@ def _load_compressed(folder: Path, device: torch.device, listener: LoadListener)
     listener(0.0, "kernels")
     select(device).warm()
     listener(0.0, "embeddings")
-    dense = _TensorFile(folder / DENSE_FILE, device)
-    size = (config.vocab_size, config.hidden_size)
-    embed = dense.floating("embed.weight", *size)
-    head = embed if config.tie_embeddings else dense.floating("head.weight", *size)
+    dense = read_dense(folder, config, device)
+    embed = dense["embed.weight"]
     dtype = torch.float32 if device.type == "cpu" else embed.dtype
-    norm = dense.floating("norm.weight", config.hidden_size).to(dtype)
+    norm = Norm(dense["norm.weight"].to(dtype), config.rms_norm_eps)
     layers = []
-    for index, record in enumerate(manifest.layers):
+    for index in range(config.num_layers):
         listener(index / config.num_layers, f"layer {index + 1} of {config.num_layers}")
-        file = _TensorFile(folder / layer_file(index), device)
-        group_size = manifest.recipe.group_size
-        layers.append(_load_layer(config, index, record, group_size, file, dtype))
+        stored = read_layer(folder, manifest, config, index, device)
+        layers.append(_layer(config, index, stored, dtype))
     listener(1.0, "ready")
-    return Model(config, layers, embed, Norm(norm, config.rms_norm_eps), FloatLinear(head), dtype)
+    head = dense.get("head.weight", embed)
+    return Model(config, layers, embed, norm, FloatLinear(head), dtype)
 
 
-def _load_layer(
-    config: ModelConfig,
-    index: int,
-    record: LayerRecord,
-    group_size: int,
-    file: "_TensorFile",
-    dtype: torch.dtype,
-) -> Layer:
-    hidden = config.hidden_size
-    queries = config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-
-    def projection(name: Projection, rows: int, columns: int) -> Linear:
-        shape = PackedShape(rows, columns, DENSE_BITS, group_size)
-        return PackedLinear(file.packed(f"attention.{name}", shape))
+def _layer(config: ModelConfig, index: int, stored: StoredLayer, dtype: torch.dtype) -> Layer:
+    """A layer that computes in ``dtype``."""
 
     def norm(name: str) -> Norm:
-        return Norm(file.floating(f"{name}.weight", hidden).to(dtype), config.rms_norm_eps)
+        return Norm(stored.rest[f"{name}.weight"].to(dtype), config.rms_norm_eps)
 
-    router = file.floating("router.weight", config.num_experts, hidden)
     return Layer(
         index=index,
         input_norm=norm("input_norm"),
         attention=Attention(
-            q=projection("q", queries, hidden),
-            k=projection("k", keys, hidden),
-            v=projection("v", keys, hidden),
-            o=projection("o", hidden, queries),
+            **{name: PackedLinear(matrix) for name, matrix in stored.attention.items()},
             head_dim=config.head_dim,
             window=config.sliding_window,
         ),
         post_norm=norm("post_norm"),
-        router=FloatLinear(router.to(dtype)),
-        experts=PackedExperts(file.arena(config, record.expert_bits, group_size)),
+        router=FloatLinear(stored.rest["router.weight"].to(dtype)),
+        experts=stored.experts,
         top_k=config.top_k,
     )
 
