@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from safetensors import SafetensorError
 
@@ -97,7 +98,7 @@ def open_workspace(out: Path, fingerprint: str, restart: bool) -> Iterator[Works
     """
     folder = partial_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
+    with (folder / _LOCK).open("a+") as lock:
         try:
             # The system drops the lock with the process, however it ends.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +106,13 @@ def open_workspace(out: Path, fingerprint: str, restart: bool) -> Iterator[Works
         except (BlockingIOError, FileNotFoundError):
             held = False
         if not held:
-            raise UsageError(f"another compression is writing {out}: wait for it, or stop it")
+            raise UsageError(
+                f"another compression{_holder(lock)} is writing {out}: wait for it "
+                f"(`mc-chat watch {out}` shows it), or stop it"
+            )
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         journal = folder / _JOURNAL
         if restart:
             for path in folder.iterdir():
@@ -115,6 +122,13 @@ def open_workspace(out: Path, fingerprint: str, restart: bool) -> Iterator[Works
             yield Workspace(folder, out, Journal.resume(journal, fingerprint))
         else:
             yield Workspace(folder, out, Journal.begin(journal, fingerprint))
+
+
+def _holder(lock: TextIO) -> str:
+    """Which process has locked it, as far as it has said so yet."""
+    lock.seek(0)
+    pid = lock.read().strip()
+    return f" (process {pid})" if pid else ""
 
 
 @contextmanager
