@@ -56,7 +56,7 @@ class PackedShape:
 
     def __post_init__(self) -> None:
         planes(self.bits)
-        if self.group_size % WORD_BITS or self.columns % self.group_size:
+        if self.group_size < 1 or self.group_size % WORD_BITS or self.columns % self.group_size:
             raise UsageError(
                 f"{self.columns} inputs do not divide into groups of {self.group_size} "
                 f"(a multiple of {WORD_BITS}); choose another --group-size"

@@ -92,13 +92,19 @@ def unpack_codes(matrix: PackedMatrix) -> Tensor:
     return codes
 
 
+def group_parameters(matrix: PackedMatrix) -> tuple[Tensor, Tensor | None]:
+    """Scale and zero point of each group, float16 [O, G]; no zero points at 1 bit."""
+    scale = _from_tiles(matrix.scales, matrix.shape)
+    return scale, _from_tiles(matrix.zeros, matrix.shape) if matrix.shape.bits > 1 else None
+
+
 def dequantize(matrix: PackedMatrix) -> Tensor:
     """The weights (q - zero) * scale, float32 [O, I]."""
     shape = matrix.shape
     codes = unpack_codes(matrix).float().view(shape.rows, shape.groups, shape.group_size)
-    scale = _from_tiles(matrix.scales, shape).float()[..., None]  # [O, G, 1]
-    zero = _from_tiles(matrix.zeros, shape).float()[..., None] if shape.bits > 1 else ONE_BIT_ZERO
-    return ((codes - zero) * scale).view(shape.rows, shape.columns)
+    scale, zero = group_parameters(matrix)  # [O, G]
+    offset = ONE_BIT_ZERO if zero is None else zero.float()[..., None]
+    return ((codes - offset) * scale.float()[..., None]).view(shape.rows, shape.columns)
 
 
 def _pack_plane(values: Tensor, width: int, shape: PackedShape) -> Tensor:

@@ -1,0 +1,1 @@
+"""Compressed checkpoints as other programs store them, out and back in again."""
