@@ -156,19 +156,21 @@ class Attention:
         return cached if self.window is None else cached[:, :, -self.window :]
 
     def _masked(self, queries: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
-        """Attention of queries that begin at position ``start``, in blocks of queries."""
+        """Attention of queries that begin at position ``start``, in blocks of queries.
+
+        The queries of a key head stand in for its rows: torch's kernel for GPUs that needs no map
+        takes a mask, but no grouped heads.
+        """
         outputs = []
         for block in self._blocks(queries.shape[2], start, QUERY_BLOCK):
+            q = queries[:, :, block.queries]  # [B, N, Tq, D]
+            k, v = (cached[:, :, block.keys] for cached in (keys, values))
+            repeat = q.shape[1] // k.shape[1]
             mask = block.mask(queries.device, self.window)
-            outputs.append(
-                F.scaled_dot_product_attention(
-                    queries[:, :, block.queries],
-                    keys[:, :, block.keys],
-                    values[:, :, block.keys],
-                    attn_mask=mask,
-                    enable_gqa=True,
-                )
-            )
+            rows = None if mask is None else mask.repeat(repeat, 1)  # [R * Tq, Sk]
+            grouped = q.reshape(len(q), k.shape[1], -1, self.head_dim)  # [B, KV, R * Tq, D]
+            mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows)
+            outputs.append(mixed.view_as(q))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
     def _mapped(
@@ -192,6 +194,7 @@ class Attention:
             received[:, new] += mean[:, :, first - block.keys.start :].sum(dim=1)
             offset = block.first_position - block.keys.start
             own[:, block.queries] = mean.diagonal(offset, dim1=1, dim2=2)
+            del attention  # or there would be three maps while the next is made
         return torch.cat(outputs, dim=2), received, own
 
     def _blocks(self, tokens: int, start: int, size: int) -> "Iterator[_Block]":

@@ -5,7 +5,8 @@ constants: the width of the cache's elements, the length of a prefill chunk, the
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,9 @@ ExpertBits = Sequence[Sequence[int]]
 
 NOMINAL_BITS = (1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 """The mean widths of the experts that are planned for, in bits; `compress.plan` says why."""
+
+WIDE_BITS = (3.25, 3.5, 3.75, 4.0)
+"""More of them, for a card with room to spare: some experts then have 4 bits."""
 
 GROUP_SIZE = 128
 """Weights that share a scale, where nothing else is asked for."""
@@ -46,12 +50,22 @@ MAP_ELEMENTS = 1 << 24
 2048 tokens of context and 16 at 32768."""
 
 _MAP_BYTES: dict[DeviceKind, int] = {"cuda": 2 + 4 + 2, "cpu": 4 + 4}
-"""Bytes per element of such a map: before and after its softmax on a CPU (measured: 2.1 maps at
-4096 tokens), on a GPU 16-bit, float32, and 16-bit again for the product."""
+"""Bytes per element of such a map, before and after its mask or its softmax; on a GPU 16-bit,
+float32, and 16-bit again for the product."""
 
-_DEQUANTIZED_BYTES: dict[DeviceKind, int] = {"cuda": 1 + 4 + 4 + 4, "cpu": 0}
-"""Bytes per weight of a matrix while it is dequantized: code, code in float32, product, result.
+_MASK_BYTES = 2
+"""Bytes per pair of a query and a key: the mask and its inverse."""
+
+_DEQUANTIZED_BYTES: dict[DeviceKind, int] = {"cuda": 4 + 4 + 4, "cpu": 0}
+"""Bytes per weight of a matrix while it is dequantized: code, difference and product in float32.
 The CPU's kernels read packed weights."""
+
+CUDA_CONTEXT_BYTES = 512 << 20
+"""What CUDA itself takes on a card for each process that uses it: context, libraries, loaded
+kernels. Not part of a budget: the free memory that a process reads on its card has it deducted."""
+
+CONTEXT_STEP = 256
+"""Contexts that are proposed are multiples of this many tokens."""
 
 COMFORT = 0.9
 """A model that needs more than this share of the free memory fits, but tightly: allocators
@@ -135,10 +149,19 @@ def largest_that_fits(
     """The largest planned width under ``below`` that fits into ``free_bytes``, None if none."""
     fitting = [
         bits
-        for bits in NOMINAL_BITS
+        for bits in NOMINAL_BITS + WIDE_BITS
         if bits < below and nominal_budget(config, bits, group_size, context, kind).fits(free_bytes)
     ]
     return max(fitting, default=None)
+
+
+def longest_context(
+    config: ModelConfig, need: Callable[[int], Budget], free_bytes: int
+) -> int | None:
+    """The longest context, in tokens, at which ``need(context)`` fits; None if not even 256 do."""
+    steps = range(1, config.max_context // CONTEXT_STEP + 1)
+    fitting = bisect_right(steps, free_bytes, key=lambda step: need(step * CONTEXT_STEP).total)
+    return fitting * CONTEXT_STEP or None
 
 
 def expert_bytes(config: ModelConfig, bits: Sequence[int], group_size: int) -> int:
@@ -174,19 +197,43 @@ def kv_cache_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
 
 
 def workspace_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
-    """What one prefill chunk needs at its peaks: inside a layer, and, on a GPU, while the
-    reference kernels hold one dequantized expert matrix."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    tokens = PREFILL_CHUNK[kind]
-    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    experts = config.top_k * (2 * inner + hidden)  # gate, up, and what comes out
-    stream = 4 * hidden  # residual, normed, attention or MoE output, their sum
-    activations = (tokens * (stream + max(experts, heads)) + config.vocab_size) * COMPUTE_BYTES[
-        kind
-    ]
-    rows = min(tokens, QUERY_BLOCK) * context * config.num_heads
-    attention_map = min(rows, MAP_ELEMENTS) * _MAP_BYTES[kind]
-    return activations + attention_map + hidden * inner * _DEQUANTIZED_BYTES[kind]
+    """What a prefill chunk that ends a full context needs beyond weights and cache, with ODP.
+
+    On a CPU the larger of a layer's two halves: what the first gave back the second takes. A
+    GPU's allocator keeps blocks of sizes that do not match, so there both count in full, and the
+    one matrix that the reference kernels dequantize.
+    """
+    attention = _attention_workspace(config, context, kind)
+    experts = _experts_workspace(config, context, kind)
+    if kind == "cpu":
+        return max(attention, experts)
+    matrix = config.hidden_size * config.intermediate_size * _DEQUANTIZED_BYTES[kind]
+    return attention + experts + matrix
+
+
+def _attention_workspace(config: ModelConfig, context: int, kind: DeviceKind) -> int:
+    """While the map of a block of queries is made; see `engine.attention.Attention._mapped`."""
+    tokens = min(PREFILL_CHUNK[kind], context)
+    block = min(tokens, QUERY_BLOCK, max(1, MAP_ELEMENTS // (config.num_heads * context)))
+    queries = config.num_heads * config.head_dim
+    rows = 2 * config.hidden_size + queries + 2 * config.head_dim  # residual, normed, q, rotation
+    if block < tokens:
+        rows += queries  # what earlier blocks have put out
+    elements = tokens * rows + block * queries
+    pairs = block * context
+    return (
+        elements * COMPUTE_BYTES[kind]
+        + pairs * config.num_heads * _MAP_BYTES[kind]
+        + pairs * _MASK_BYTES
+    )
+
+
+def _experts_workspace(config: ModelConfig, context: int, kind: DeviceKind) -> int:
+    """While all tokens of the chunk are in one expert, the most that a router can ask for."""
+    tokens = min(PREFILL_CHUNK[kind], context)
+    stream = 4 * config.hidden_size + 2 * config.head_dim  # in, attended, normed, out; rotation
+    inside = config.hidden_size + 3 * config.intermediate_size  # chosen rows; gate, up, product
+    return (tokens * (stream + inside) + config.vocab_size) * COMPUTE_BYTES[kind]
 
 
 def spread_bits(nominal_bits: float, experts: int) -> tuple[int, ...]:
