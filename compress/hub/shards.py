@@ -1,0 +1,196 @@
+"""The shards of an original on the hub, one after the other: while one is used the next arrives."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from compress.hub.download import download, held_bytes
+from compress.hub.meter import Meter
+from compress.hub.repository import HubRepository, plain_name
+from engine.errors import Interrupted
+
+_AHEAD = 2
+"""Shards on disk: the one in use and the one that comes."""
+_TICK = 0.2
+"""Seconds between two words to the listener."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Where the download of a file is: ``done`` of ``total`` bytes, ``message`` one line for
+    people, ``eta_seconds`` to the end of this file, None until it can be told."""
+
+    name: str
+    done: int
+    total: int
+    bytes_per_second: float
+    eta_seconds: float | None
+    message: str
+
+
+TransferListener = Callable[[Transfer], None]
+"""Hears of a transfer that is waited for; may raise Interrupted."""
+
+
+class HubShards:
+    """Downloads shards in the order of their use, one ahead of the reader, and deletes used ones.
+
+    ``order`` names the shards as they will be asked for; a second pass over them is written as
+    such. At most two are on the disk, more only if more are asked for before any is done with;
+    ``keep`` keeps all of them. The listener is called in the thread that waits in `fetch`. What
+    is on the disk when the program ends, half a shard included, is used by the next run.
+    """
+
+    def __init__(
+        self,
+        repository: HubRepository,
+        folder: Path,
+        keep: bool,
+        listener: TransferListener,
+        order: Sequence[str],
+    ) -> None:
+        """Nothing is downloaded before the first `fetch`. Raises HubError when the repository
+        lacks a shard."""
+        self._repository = repository
+        self._folder = folder
+        self._keep = keep
+        self._listener = listener
+        self._order = [plain_name(name) for name in order]
+        self._files = {name: repository.file(name) for name in self._order}
+        self._position = -1
+        self._wanted: str | None = None
+        self._present: set[str] = set()
+        self._failures: dict[str, Exception] = {}
+        self._meter: tuple[str, Meter] | None = None
+        self._note = ""
+        self._stopped = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def fetch(self, name: str) -> Path:
+        """The path of a shard, once it is there and verified.
+
+        Raises NetworkError, HubError, DiskFullError, and what the listener raises.
+        """
+        path = self._folder / plain_name(name)
+        with self._changed:
+            self._failures.pop(name, None)  # one that was fetched ahead in vain has another chance
+            self._wanted = name
+            self._advance(name)
+            self._changed.notify_all()
+        while True:
+            with self._changed:
+                if name in self._present:
+                    self._wanted = None
+                    return path
+                if failure := self._failures.get(name):
+                    self._wanted = None
+                    raise failure
+                transfer = self._transfer(name)
+                self._changed.wait(_TICK)
+            self._listener(transfer)
+
+    def done_with(self, name: str) -> None:
+        """The reader needs a shard no more, or not before it is asked for again."""
+        with self._changed:
+            if self._order[self._position : self._position + 1] == [name]:
+                self._position += 1
+            if not self._keep:
+                (self._folder / plain_name(name)).unlink(missing_ok=True)
+                self._present.discard(name)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop downloading; what has arrived stays on the disk."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join()
+
+    def __enter__(self) -> "HubShards":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _advance(self, name: str) -> None:
+        """Be at the next place in the order where ``name`` stands; the lock is held."""
+        places = [place for place, other in enumerate(self._order) if other == name]
+        later = [place for place in places if place >= self._position]
+        self._position = min(later or places)
+        if self._thread is None:
+            if not self._keep:
+                self._remove_stale()
+            self._thread = threading.Thread(target=self._work, name="shards", daemon=True)
+            self._thread.start()
+
+    def _remove_stale(self) -> None:
+        """Delete shards, or parts of them, that an earlier run left and this one needs later."""
+        near = self._order[self._position : self._position + _AHEAD]
+        if not self._folder.is_dir():
+            return
+        for path in self._folder.iterdir():
+            for name in set(self._order) - set(near):
+                if path.name == name or path.name.startswith(f"{name}."):
+                    path.unlink()
+
+    def _work(self) -> None:
+        """The thread: downloads what is wanted, else what comes next."""
+        while True:
+            with self._changed:
+                while not self._stopped and (name := self._next()) is None:
+                    self._changed.wait()
+                if self._stopped:
+                    return
+                assert name is not None
+                file = self._files[name]
+                self._meter = (name, Meter(file.size, held_bytes(file, self._folder)))
+                self._note = ""
+            try:
+                download(self._repository, file, self._folder, self._heard, self._say)
+            except Exception as error:
+                with self._changed:
+                    self._failures[name] = error
+                    self._changed.notify_all()
+            else:
+                with self._changed:
+                    self._present.add(name)
+                    self._changed.notify_all()
+
+    def _next(self) -> str | None:
+        """What to download now; the lock is held."""
+        wanted = self._wanted
+        if wanted and wanted not in self._present and wanted not in self._failures:
+            return wanted
+        if len(self._present) >= _AHEAD and not self._keep:
+            return None
+        missing = [name for name in self._order[self._position :] if name not in self._present]
+        return missing[0] if missing and missing[0] not in self._failures else None
+
+    def _heard(self, done: int) -> None:
+        if self._stopped:
+            raise Interrupted("stopped; run the same command again to go on")
+        if self._meter:
+            if done > self._meter[1].done:
+                self._note = ""
+            self._meter[1].update(done)
+
+    def _say(self, note: str) -> None:
+        self._note = note
+
+    def _transfer(self, name: str) -> Transfer:
+        """The state of the download of ``name``; the lock is held."""
+        size = self._files[name].size
+        if self._meter is None or self._meter[0] != name:
+            return Transfer(name, 0, size, 0.0, None, f"waiting for {name}")
+        meter = self._meter[1]
+        message = self._note or f"{'verifying' if meter.done == size else 'downloading'} {name}"
+        return Transfer(name, meter.done, size, meter.bytes_per_second, meter.eta_seconds, message)
