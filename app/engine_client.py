@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app import paths
-from app.line_process import Exit, LineProcess, module_command
+from app.child import Exit, module_command
+from app.line_process import LineProcess
 from engine import protocol
 from engine.errors import ProtocolError
 

@@ -1,4 +1,4 @@
-"""A child process that speaks one JSON object a line: the engine's and the compression's.
+"""A child process that speaks one JSON object a line over pipes: the engine's.
 
 Started with asyncio's own functions, because multiprocessing's spawn fails inside a running
 Textual app. What the child writes to standard error goes to a log file; its last line is kept,
@@ -6,47 +6,17 @@ since that is usually the reason when it dies.
 """
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from app.child import Exit, child_environment, open_log
+
 LINE_LIMIT = 64 * 2**20
 """Bytes of the longest line; a whole chat is one line."""
-LOG_LIMIT = 2**20
-"""Bytes after which a log file starts anew."""
 POLITE_SECONDS = 2.0
 """How long a child may take to end by itself, and then after a terminate, before it is killed."""
-
-_PACKAGE_ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Exit:
-    """The child has ended by itself. ``code`` is negative for a signal."""
-
-    code: int
-    last_line: str
-
-    @property
-    def reason(self) -> str:
-        """How it ended, in words for people."""
-        if self.code == -signal.SIGKILL:
-            how = "it was killed, as systems do when memory runs out"
-        elif self.code < 0:
-            how = f"signal {signal.Signals(-self.code).name}"
-        else:
-            how = f"exit code {self.code}"
-        return f"{how}: {self.last_line}" if self.last_line else how
-
-
-def module_command(module: str, *arguments: str) -> list[str]:
-    """Run one of our modules with this Python; a folder of that name here cannot shadow it."""
-    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 class LineProcess:
@@ -80,14 +50,14 @@ class LineProcess:
     async def start(self) -> None:
         """Start the child. Raises OSError when it or its log cannot be opened."""
         with ExitStack() as on_failure:
-            log = on_failure.enter_context(_open_log(self._log_file))
+            log = on_failure.enter_context(open_log(self._log_file))
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 limit=LINE_LIMIT,
-                env=_environment(),
+                env=child_environment(),
             )
             on_failure.pop_all()
         self._watcher = asyncio.create_task(self._watch(self._process, log))
@@ -99,7 +69,7 @@ class LineProcess:
 
     def note(self, text: str) -> None:
         """Write a line of our own to the child's log."""
-        with _open_log(self._log_file) as log:
+        with open_log(self._log_file) as log:
             log.write(text.encode() + b"\n")
 
     def terminate(self) -> None:
@@ -152,15 +122,3 @@ class LineProcess:
                 log.write(line)
                 log.flush()
                 self._last_line = line.decode(errors="replace").strip() or self._last_line
-
-
-def _environment() -> dict[str, str]:
-    inherited = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(_PACKAGE_ROOT), *([inherited] if inherited else [])])
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"}
-
-
-def _open_log(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    full = path.exists() and path.stat().st_size > LOG_LIMIT
-    return path.open("wb" if full else "ab")

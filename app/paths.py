@@ -33,6 +33,11 @@ def history_db() -> Path:
     return data_dir() / "history.sqlite"
 
 
+def jobs_dir() -> Path:
+    """What the compressions of this machine have told, one file for each output folder."""
+    return data_dir() / "jobs"
+
+
 def log_dir() -> Path:
     """What the engine's and the compression's processes wrote to standard error."""
     home = _home()

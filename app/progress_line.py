@@ -21,14 +21,19 @@ class ProgressLine:
         self._last = ""
 
     def show(self, step: str, detail: str = "") -> None:
-        """Be at ``step``. ``detail`` changes often; it is shown only where a line is rewritten."""
+        """Be at ``step``. ``detail`` changes often; a file gets only the first of each step."""
+        line = safe_text(f"{step}  {detail}" if detail else step)
         if self._rewrites:
             width = shutil.get_terminal_size().columns - 1
-            line = safe_text(f"{step}  {detail}" if detail else step)[:width]
-            self._write(f"{_START_OF_LINE}{line}{_CLEAR_TO_END}")
+            self._write(f"{_START_OF_LINE}{line[:width]}{_CLEAR_TO_END}")
         elif step != self._last:
-            self._write(f"{safe_text(step)}\n")
+            self._write(f"{line}\n")
         self._last = step
+
+    def keep(self, text: str) -> None:
+        """Write a line that stays."""
+        self.clear()
+        self._write(f"{safe_text(text)}\n")
 
     def clear(self) -> None:
         """Take the rewritten line away."""

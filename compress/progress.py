@@ -8,9 +8,12 @@ from typing import Literal
 
 from engine.errors import ProtocolError
 
-Stage = Literal["check", "calibrate", "score", "allocate", "quantize", "write", "verify"]
+Stage = Literal[
+    "check", "download", "calibrate", "score", "allocate", "quantize", "write", "verify"
+]
 STAGES: tuple[Stage, ...] = (
     "check",
+    "download",
     "calibrate",
     "score",
     "allocate",
@@ -18,6 +21,16 @@ STAGES: tuple[Stage, ...] = (
     "write",
     "verify",
 )
+
+
+@dataclass(frozen=True)
+class Started:
+    """The first thing a job's process tells: who it is and what it makes at the folder ``out``."""
+
+    pid: int
+    source: str
+    bits: float
+    out: str
 
 
 @dataclass(frozen=True)
@@ -52,10 +65,12 @@ class JobFailed:
     message: str
 
 
-JobEvent = Progress | Done | JobFailed
+JobEvent = Started | Progress | Done | JobFailed
 Listener = Callable[[Progress], None]
 
-_EVENTS: dict[str, type[JobEvent]] = {cls.__name__: cls for cls in (Progress, Done, JobFailed)}
+_EVENTS: dict[str, type[JobEvent]] = {
+    cls.__name__: cls for cls in (Started, Progress, Done, JobFailed)
+}
 
 
 def encode(event: JobEvent) -> str:

@@ -1,13 +1,16 @@
 """What tests of the screens share: the app with fakes behind it, and waiting without sleeping."""
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from textual.pilot import Pilot
 
-from app import paths
+from app import jobs, paths
 from app.tui import McChatApp
 from app.widgets.header import HeaderLine
 from tests.fakes import fake_job
@@ -30,6 +33,13 @@ def install_model(name: str = "demo") -> Path:
     folder = paths.models_dir() / name
     fake_job.write_model(folder)
     return folder
+
+
+def end_jobs() -> None:
+    """Kill the compressions that a test has left running, as a compression is meant to be left."""
+    for job in jobs.running_jobs():
+        with suppress(ProcessLookupError):
+            os.kill(job.pid, signal.SIGKILL)
 
 
 async def wait_until(pilot: Pilot[None], predicate: Callable[[], object]) -> None:

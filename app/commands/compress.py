@@ -3,23 +3,39 @@
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from app import sources
+from app import models, paths, sources
 from app.arguments import Commands, add_json, positive, print_json, size
 from app.commands.models import facts, table
-from app.commands.plan import card
-from app.loading import compress_with_progress
+from app.commands.plan import card, source_config
+from app.following import compress_here
+from app.jobs import Job
 from app.progress_line import ProgressLine
-from compress.plan import plan
+from compress.job import source as parse_source
+from compress.plan import Choice, plan
+from engine import budget
 from engine.config import ModelConfig
 from engine.errors import DoesNotFitError
 from engine.manifest import read_manifest
 
-if TYPE_CHECKING:
-    from compress.pipeline import CompressJob
+ALLOCATORS = (
+    *("pmq", "pmq-free", "global", "uniform", "random", "frequency", "weight", "fnorm"),
+    *("fnorm-free", "hessian", "bsp"),
+)
+QUANTIZERS = ("refined", "gptq", "rtn", "hqq", "minmax")
+"""As in `compress.allocation` and `compress.quantizers`, which take a second to import."""
 
 _DEFAULT_BITS = 2.5
+_PASSED_ON = ("text", "samples", "window", "allocator", "quantizer", "group_size", "error", "seed")
+_FLAGS = ("keep_source", "offline")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """The mean bits of the experts; for a program over all layers also their bytes."""
+
+    bits: float
+    expert_bytes: int | None = None
 
 
 def add(commands: Commands) -> None:
@@ -27,9 +43,10 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "compress",
         help="compress an original Mixtral",
-        description="Compress an original Mixtral. Run again after an interruption, it goes on.",
+        description="Compress an original Mixtral. It goes on when the terminal is closed: "
+        "`mc-chat watch` shows it again. Ctrl+C stops it; run again, it goes on.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a folder, or demo")
+    parser.add_argument("source", metavar="SOURCE", help="a hub repository, a folder, or demo")
     width = parser.add_mutually_exclusive_group()
     width.add_argument(
         "--bits", type=float, metavar="K", help=f"mean bits of the experts; default {_DEFAULT_BITS}"
@@ -41,11 +58,22 @@ def add(commands: Commands) -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="calibrate on this text")
     parser.add_argument("--samples", type=positive, metavar="N", help="windows to calibrate on")
     parser.add_argument("--window", type=positive, metavar="T", help="tokens of a window")
-    parser.add_argument("--allocator", metavar="NAME", help="how the bits are spread: pmq, ...")
-    parser.add_argument("--quantizer", metavar="NAME", help="gptq or rtn")
-    parser.add_argument("--group-size", type=int, metavar="N", help="weights that share a scale")
-    parser.add_argument("--error", metavar="WHERE", help="where errors are measured: block")
+    parser.add_argument("--allocator", choices=ALLOCATORS, help="how the bits are spread")
+    parser.add_argument("--quantizer", choices=QUANTIZERS, help="how weights become codes")
+    parser.add_argument(
+        "--group-size", type=int, choices=(64, 128), help="weights that share a scale"
+    )
+    parser.add_argument(
+        "--error",
+        choices=("block", "model"),
+        help="where an expert's damage is measured: at its block's output, or at the model's",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument(
+        "--keep-source", action="store_true", help="keep the downloaded original's files"
+    )
+    parser.add_argument("--offline", action="store_true", help="make no connection at all")
     parser.add_argument("--restart", action="store_true", help="begin anew, replace what is there")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -55,32 +83,69 @@ def run(options: argparse.Namespace) -> None:
     """Compress, and print what came out."""
     with ProgressLine() as line:
         line.show(f"compressing {options.source}")
-        folder = compress_with_progress(_job(options), line)
-    result = facts(folder.name, folder, read_manifest(folder))
-    if options.json:
+        folder = compress_here(_job(options), line, options.restart)
+    show_result(folder, options.json)
+
+
+def show_result(folder: Path, as_json: bool) -> None:
+    """Print what a finished compression has made."""
+    result = facts(models.display_name(folder), folder, read_manifest(folder))
+    if as_json:
         print_json(result)
     else:
         print(table([result]))
 
 
-def _job(options: argparse.Namespace) -> "CompressJob":
-    from compress.pipeline import CompressJob
+def _job(options: argparse.Namespace) -> Job:
+    chosen = _size(options)
+    source = _source(options.source)
+    out = options.out or _default_out(options.source, source, chosen.bits)
+    given = vars(options) | {"expert_bytes": chosen.expert_bytes}
+    words = [
+        word
+        for name in (*_PASSED_ON, "expert_bytes")
+        if given[name] is not None
+        for word in (_option(name), str(given[name]))
+    ]
+    words += [_option(name) for name in _FLAGS if given[name]]
+    return Job(source, chosen.bits, out.absolute(), options.device, tuple(words))
 
-    source = sources.named(options.source)
-    assert source.source is not None  # only the built-in Mixtral has no folder
-    bits = _bits(options, source.config)
-    names = {field.name for field in dataclasses.fields(CompressJob)} - {"source", "out", "bits"}
-    given = {
-        name: value for name, value in vars(options).items() if name in names and value is not None
-    }
-    out = options.out or source.folder(bits)
-    return CompressJob(source=source.source, out=out, bits=bits, **given)
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
-def _bits(options: argparse.Namespace, config: ModelConfig) -> float:
+def _source(text: str) -> Path | str:
+    """A repository as it is named, or a folder that holds an original. Raises SourceError."""
+    if text != models.DEMO and isinstance(parse_source(text), str):
+        return text
+    folder = sources.named(text).source
+    assert folder is not None  # only a repository has none
+    return folder
+
+
+def _default_out(text: str, source: Path | str, bits: float) -> Path:
+    """An installed model, named after its source."""
+    if isinstance(source, str):
+        return paths.models_dir() / f"{source.split('/')[1].lower()}-{bits:g}bit"
+    return sources.named(text).folder(bits)
+
+
+def _size(options: argparse.Namespace) -> _Size:
     if options.vram is None:
-        return _DEFAULT_BITS if options.bits is None else float(options.bits)
+        return _Size(_DEFAULT_BITS if options.bits is None else options.bits)
+    config = source_config(options.source)
     choice = plan(config, card(options.vram))
     if choice.recommended is None:
         raise DoesNotFitError(choice.reason)
-    return choice.recommended.nominal_bits
+    bits = choice.recommended.nominal_bits
+    if options.allocator != "global":
+        return _Size(bits)
+    return _Size(bits, _expert_bytes(config, choice.recommended, options.vram))
+
+
+def _expert_bytes(config: ModelConfig, choice: Choice, vram: int) -> int:
+    """What the experts may take: all that fits comfortably beside the rest of ``choice``."""
+    widths = budget.spread_bits(choice.nominal_bits, config.num_experts)
+    experts = config.num_layers * budget.expert_bytes(config, widths, budget.GROUP_SIZE)
+    return int(budget.COMFORT * vram) - (choice.total_bytes - experts)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -10,15 +11,17 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Log, Static
 
-from app.compress_client import CompressClient, Job
+from app.compress_client import CompressClient
+from app.jobs import Job
 from app.render import safe_text
+from app.screens.parting import PartingScreen
 from app.services import Services
 from app.units import clock
 from app.widgets.header import HeaderLine
 from app.widgets.job_view import JobView
 from compress.progress import Done, JobEvent, JobFailed, Progress
 
-KEPT = "Esc stops; what is done is kept, and the next start goes on from there."
+KEPT = "It goes on when you leave this screen or close the terminal. Esc: leave, or stop."
 STOPPING = "Stopping at the next whole step…"
 
 
@@ -31,11 +34,12 @@ class JobTold(Message, bubble=False):
 
 
 class CompressScreen(Screen[Path | None]):
-    """Runs one job; ends with the folder of the model, or None when it was stopped."""
+    """Shows one job, started here or joined; ends with the folder of the model, or None when it
+    was stopped or left to itself. The job does not need this screen."""
 
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop", key_display="Esc"),
+        Binding("escape", "part", "Stop or leave", key_display="Esc"),
         Binding("escape", "back", "Back", key_display="Esc"),
         Binding("r", "retry", "Try again"),
         Binding("n", "anew", "Begin anew"),
@@ -46,7 +50,7 @@ class CompressScreen(Screen[Path | None]):
         self._job = job
         self._heading = f"Compressing {title} to {job.bits:g} bits"
         self._services = services
-        self._client: CompressClient | None = None
+        self._client = CompressClient(self._pass_on, job, services.job_command)
         self._failed = False
         self._told_at = 0.0
 
@@ -60,49 +64,51 @@ class CompressScreen(Screen[Path | None]):
             yield Static(KEPT, id="ending", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
-    async def on_mount(self) -> None:
+    def on_mount(self) -> None:
         """Begin."""
         self.query_one(HeaderLine).about = "set up"
         self.query_one(Log).can_focus = False
         self.set_interval(0.5, self._tick)
-        await self._start()
+        self._start()
 
-    async def on_unmount(self) -> None:
-        """No job outlives its screen."""
-        if self._client:
-            await self._client.stop()
+    def on_unmount(self) -> None:
+        """The job goes on without us."""
+        self._client.leave()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A running job can be stopped; a failed one tried again, or left."""
+        """A running job can be stopped or left; a failed one tried again, or left."""
         if action in {"retry", "anew", "back"}:
             return self._failed
-        return not self._failed if action == "stop" else True
+        return not self._failed if action == "part" else True
 
-    def action_stop(self) -> None:
-        """Ask the job to stop; it ends with what it has finished."""
-        if self._client:
-            self._end_line(STOPPING)
-            self._client.cancel()
+    @work(exclusive=True)
+    async def action_part(self) -> None:
+        """Ask which: stop the job, which ends with what it has finished, or let it go on."""
+        match await self.app.push_screen_wait(PartingScreen()):
+            case "stop":
+                self._end_line(STOPPING)
+                self._client.cancel()
+            case "leave":
+                self.dismiss(None)
 
     def action_back(self) -> None:
         """Return to the choices."""
         self.dismiss(None)
 
-    async def action_retry(self) -> None:
+    def action_retry(self) -> None:
         """Run the job again; it goes on from what is done."""
-        await self._start()
+        self._start()
 
-    async def action_anew(self) -> None:
+    def action_anew(self) -> None:
         """Discard what is done, and a model of this name, and run the job from the beginning."""
-        await self._start(restart=True)
+        self._start(restart=True)
 
-    async def _start(self, restart: bool = False) -> None:
+    def _start(self, restart: bool = False) -> None:
         self._set_failed(False)
         self._end_line(KEPT)
         self.query_one(HeaderLine).show("writing", "compressing")
         self.query_one(JobView).progress = None
-        self._client = CompressClient(self._pass_on, self._job, self._services.job_command, restart)
-        await self._client.start()
+        self._client.start(restart)
 
     def _pass_on(self, event: JobEvent) -> None:
         self.post_message(JobTold(event))

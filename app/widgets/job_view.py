@@ -1,12 +1,14 @@
 """Where a compression is: its bar, its stage, its layer and its times."""
 
+from collections.abc import Sequence
+
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
 from app.units import clock
 from app.widgets.bars import bar, spread
-from compress.progress import STAGES, Progress
+from compress.progress import STAGES, Progress, Stage
 
 
 class JobView(Widget):
@@ -18,6 +20,13 @@ class JobView(Widget):
 
     progress: reactive[Progress | None] = reactive(None)
     since: reactive[float] = reactive(0.0)
+
+    _stages: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage != "download")
+
+    def watch_progress(self, progress: Progress | None) -> None:
+        """A job that downloads once will do so again; most never do."""
+        if progress is not None and progress.stage == "download":
+            self._stages = STAGES
 
     def render(self) -> Content:
         """The bar first: it is what one looks at."""
@@ -32,7 +41,7 @@ class JobView(Widget):
                 Content.assemble(bar(progress.fraction, width - 5, "$primary"), (percent, "bold")),
                 spread(Content(layer), Content.styled(self._times(progress), "$quiet"), width),
                 Content(),
-                _stages(progress, width),
+                _stage_line(progress, self._stages, width),
             ]
         )
 
@@ -43,11 +52,15 @@ class JobView(Widget):
         return f"{elapsed} so far · about {clock(max(0.0, progress.eta_seconds - self.since))} left"
 
 
-def _stages(progress: Progress, width: int) -> Content:
-    """All stages in their order; each layer goes through most of them anew."""
-    present = STAGES.index(progress.stage)
-    pieces = [_stage(stage, index - present) for index, stage in enumerate(STAGES)]
-    room = (width - sum(piece.cell_length for piece in pieces)) // (len(pieces) - 1)
+def _stage_line(progress: Progress, stages: Sequence[Stage], width: int) -> Content:
+    """The stages in their order; each layer goes through most of them anew."""
+    present = stages.index(progress.stage)
+    pieces = [_stage(stage, index - present) for index, stage in enumerate(stages)]
+    # What is done may go when there is no room, never what is to come.
+    while present > 0 and sum(piece.cell_length + 1 for piece in pieces) - 1 > width:
+        del pieces[0]
+        present -= 1
+    room = (width - sum(piece.cell_length for piece in pieces)) // max(1, len(pieces) - 1)
     return Content(" " * min(max(room, 1), 3)).join(pieces)
 
 

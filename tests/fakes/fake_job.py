@@ -2,32 +2,24 @@
 
 Arguments as for `compress.job`; `--story` says how it ends: "done" writes a model that can be
 listed, "fail" runs out of disk once and works when tried again, "hold" waits to be stopped,
-"anew" wants --restart.
+"anew" wants --restart, "dies" is killed.
 """
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
 from pathlib import Path
 
-from compress import progress
-from compress.progress import Done, JobFailed, Progress
+from compress.job import Teller, take_output
+from compress.progress import Done, JobFailed, Progress, Started
 
 LAYERS = 4
 
 
-def emit(event: progress.JobEvent) -> None:
-    print(progress.encode(event), flush=True)
-
-
-def stop(*_: object) -> None:
-    emit(JobFailed("Interrupted", "stopped after layer 2; run the same command to go on"))
-    sys.exit(130)
-
-
-def steps(until: float) -> None:
+def steps(teller: Teller, until: float) -> None:
     for layer in range(LAYERS):
         for index, stage in enumerate(("calibrate", "score", "allocate", "quantize", "write")):
             fraction = (layer + index / 5) / LAYERS
@@ -35,7 +27,7 @@ def steps(until: float) -> None:
                 return
             left = None if fraction == 0 else 40 * (1 - fraction)
             message = f"{stage}: expert 8 of 8"
-            emit(Progress(stage, layer, LAYERS, fraction, 40 * fraction, left, message))
+            teller.tell(Progress(stage, layer, LAYERS, fraction, 40 * fraction, left, message))
 
 
 def write_model(folder: Path) -> None:
@@ -83,32 +75,45 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--bits", type=float)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--device")
     parser.add_argument("--restart", action="store_true")
     parser.add_argument("--story", default="done")
     options = parser.parse_args()
+    teller = Teller(take_output())
+
+    def stop(*_: object) -> None:
+        teller.tell(
+            JobFailed("Interrupted", "stopped after layer 2; run the same command to go on")
+        )
+        sys.exit(130)
+
     signal.signal(signal.SIGTERM, stop)
-    emit(Progress("check", 0, LAYERS, 0.0, 0.0, None, "reading the original"))
+    teller.tell(Started(os.getpid(), options.source, options.bits, str(options.out)))
+    teller.tell(Progress("check", 0, LAYERS, 0.0, 0.0, None, "reading the original"))
     if options.story == "anew" and not options.restart:
-        emit(JobFailed("UsageError", "an unfinished run was begun with other options"))
+        teller.tell(JobFailed("UsageError", "an unfinished run was begun with other options"))
         sys.exit(2)
+    if options.story == "dies":
+        steps(teller, until=0.55)
+        os.kill(os.getpid(), signal.SIGKILL)
     if options.story == "hold":
-        steps(until=0.55)
+        steps(teller, until=0.55)
         while True:
             time.sleep(0.05)
     failed_before = options.out.with_suffix(".failed")
     if options.story == "fail" and not failed_before.exists():
-        steps(until=0.3)
+        steps(teller, until=0.3)
         failed_before.parent.mkdir(parents=True, exist_ok=True)
         failed_before.touch()
-        emit(
+        teller.tell(
             JobFailed(
                 "DiskFullError", "the disk is full: 1.2 GB more are needed in the model folder"
             )
         )
         sys.exit(1)
-    steps(until=1.0)
+    steps(teller, until=1.0)
     write_model(options.out)
-    emit(Done(str(options.out)))
+    teller.tell(Done(str(options.out)))
 
 
 if __name__ == "__main__":

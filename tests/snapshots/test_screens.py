@@ -6,7 +6,7 @@ and look at the pictures in the commit.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from app.widgets.source_list import SourceList
 from compress.plan import Choice, PaperScore, Plan
 from engine.config import ModelConfig
 from engine.protocol import Device
-from tests.ui import install_model, make_app, wait_for_state, wait_until
+from tests.ui import end_jobs, install_model, make_app, wait_for_state, wait_until
 
 Scene = Callable[[Pilot[None]], Awaitable[None]]
 SIZES = [(120, 36), (80, 24)]
@@ -54,11 +54,13 @@ def fixed_plan(config: ModelConfig, device: Device, preferred_bits: float | None
 
 
 @pytest.fixture(autouse=True)
-def fixed_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fixed_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MC_CHAT_HOME", str(tmp_path))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.setattr(wizard, "plan", fixed_plan)
+    yield
+    end_jobs()
 
 
 @pytest.fixture(params=SIZES, ids=["wide", "narrow"])

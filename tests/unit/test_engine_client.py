@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from app import paths
-from app.compress_client import CompressClient, Job
+from app.child import Exit, module_command
 from app.engine_client import LOG_NAME, EngineClient, WorkerDied, WorkerEvent
-from app.line_process import Exit, module_command
-from compress.progress import Done, JobEvent, JobFailed
 from engine.protocol import Cancel, Detect, Devices, Finished, Generate, Message, Ready, Token
 from tests.fakes.fake_worker import ANSWER
 from tests.ui import FAKES
@@ -217,49 +215,3 @@ async def test_a_folder_of_the_same_name_does_not_shadow_our_modules(
     _, errors = await process.communicate()
     assert b"shadowed" not in errors
     assert process.returncode == 0
-
-
-# --- the compression's process --------------------------------------------------------------------
-
-
-def compress_client(heard: Listener, folder: Path, story: str) -> CompressClient:
-    command = [sys.executable, str(FAKES / "fake_job.py"), "--story", story]
-    return CompressClient(heard, Job(Path("source"), 2.5, folder), command)
-
-
-def last(kind: type[JobEvent]) -> Callable[[list[JobEvent]], object]:
-    return lambda events: events and isinstance(events[-1], kind)
-
-
-async def test_a_job_tells_its_progress_and_its_result(tmp_path: Path):
-    heard = Listener()
-    client = compress_client(heard, tmp_path / "model", "done")
-    await client.start()
-    await heard.until(last(Done))
-    assert heard[-1] == Done(str(tmp_path / "model"))
-    fractions = [event.fraction for event in heard[:-1]]
-    assert fractions == sorted(fractions)
-    await client.stop()
-
-
-async def test_a_cancelled_job_ends_by_itself(tmp_path: Path):
-    heard = Listener()
-    client = compress_client(heard, tmp_path / "model", "hold")
-    await client.start()
-    await heard.until(lambda events: len(events) > 5)
-    client.cancel()
-    await heard.until(last(JobFailed))
-    assert heard[-1].kind == "Interrupted"
-    await client.stop()
-
-
-async def test_a_job_that_cannot_start_fails(tmp_path: Path):
-    heard = Listener()
-    await CompressClient(heard, Job(Path("x"), 2.5, tmp_path), ["/no/such/program"]).start()
-    assert heard[0].kind == "WorkerError"
-
-
-def test_the_words_of_a_job():
-    job = Job(Path("a folder"), 2.25, Path("out"))
-    assert job.arguments() == ["a folder", "--bits", "2.25", "--out", "out"]
-    assert job.arguments(restart=True)[-1] == "--restart"

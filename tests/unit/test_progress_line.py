@@ -37,7 +37,22 @@ def test_a_file_gets_a_line_for_each_step_and_no_control_characters() -> None:
         for layer in (1, 2):
             for expert in range(3):
                 line.show(f"layer {layer}\x1b[2J", f"expert {expert}")
-    assert stream.getvalue() == "layer 1[2J\nlayer 2[2J\n"
+    assert stream.getvalue() == "layer 1[2J  expert 0\nlayer 2[2J  expert 0\n"
+
+
+def test_a_kept_line_stays_above_the_one_that_is_rewritten() -> None:
+    stream = Terminal()
+    with ProgressLine(stream) as line:
+        line.show("checking")
+        line.keep("about 2 hours")
+        line.show("layer 1")
+    assert stream.getvalue().split("\r") == [
+        "",
+        "checking\x1b[K",
+        "\x1b[Kabout 2 hours\n",
+        "layer 1\x1b[K",
+        "\x1b[K",
+    ]
 
 
 def test_the_line_is_taken_away_when_the_work_fails() -> None:

@@ -1,0 +1,234 @@
+"""Compressions as processes of their own: start one, find those that run, follow what they tell.
+
+A job belongs to no terminal: it leads a session of its own, and tells its steps to a file under
+`paths.jobs_dir`, one file for each output folder, where anybody may read them, later too. That file
+is locked from before the job's process exists until it is gone, however it ends. So a free lock
+means that nobody works, and two runs on one output refuse each other.
+Free of torch and of the screen.
+"""
+
+import fcntl
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from app import paths
+from app.child import Exit, child_environment, module_command
+from compress.progress import Done, JobEvent, JobFailed, Started, decode
+from engine.errors import ProtocolError, UsageError, WorkerError
+
+JOB_COMMAND: Sequence[str] = module_command("compress.job")
+
+_LOCK_ATTEMPTS = 20
+_LOCK_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compress, and where to: ``source`` is the folder of the original or a repository of
+    the hub, ``bits`` the mean of its experts; ``options`` are further words of `compress.job`."""
+
+    source: Path | str
+    bits: float
+    folder: Path
+    device: str = "auto"
+    options: tuple[str, ...] = ()
+
+    def arguments(self, restart: bool = False) -> list[str]:
+        """The words of the command line of `compress.job`; ``restart`` discards what is there."""
+        words = [str(self.source), "--bits", f"{self.bits:g}", "--out", str(self.folder)]
+        words += ["--device", self.device, *self.options]
+        return [*words, "--restart"] if restart else words
+
+
+@dataclass(frozen=True)
+class RunningJob:
+    """A compression that somebody has started; ``source`` as it was given."""
+
+    out: Path
+    pid: int
+    source: str
+    bits: float
+
+
+def start(
+    job: Job, command: Sequence[str] = JOB_COMMAND, restart: bool = False
+) -> "subprocess.Popen[bytes]":
+    """Start a job that outlives this process.
+
+    Raises UsageError when one works on the same output, WorkerError when it cannot be started.
+    """
+    try:
+        paths.jobs_dir().mkdir(parents=True, exist_ok=True)
+        # The child inherits the open file, and with it the lock.
+        with _events_file(job.folder).open("ab") as told, log_file(job.folder).open("wb") as log:
+            if not _lock(told):
+                raise UsageError(_occupied(job.folder))
+            told.truncate(0)
+            return subprocess.Popen(
+                [*command, *job.arguments(restart)],
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=log,
+                start_new_session=True,
+                env=child_environment(),
+            )
+    except OSError as error:
+        raise WorkerError(f"the compression could not be started: {error}") from None
+
+
+def running(out: Path) -> RunningJob | None:
+    """The job that works on this output folder, if one does."""
+    return _running(_events_file(out))
+
+
+def running_jobs() -> list[RunningJob]:
+    """Every job that runs, by the name of its output."""
+    found = (_running(path) for path in paths.jobs_dir().glob("*.jsonl"))
+    return sorted((job for job in found if job), key=lambda job: (job.out.name, job.out))
+
+
+def is_known(out: Path) -> bool:
+    """Whether a job on this output folder runs, or has told how it ended."""
+    return _events_file(out).is_file()
+
+
+def log_file(out: Path) -> Path:
+    """What the job on this output folder wrote to standard error."""
+    return _events_file(out).with_suffix(".log")
+
+
+class JobWatch:
+    """Follows the job on one output folder, from its beginning.
+
+    ``process`` is the job's, for the one who started it: he alone learns its exit code.
+    """
+
+    def __init__(self, out: Path, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        self.out = out
+        self.pid: int | None = None
+        self._process = process
+        self._path = _events_file(out)
+        self._offset = 0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ask the job to end at the next whole step. It tells when it has."""
+        self._stopping = True
+        # Before its first word it would not end cleanly: then `poll` asks, as soon as it speaks.
+        if self.pid is not None and _is_locked(self._path):
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+
+    def poll(self) -> list[JobEvent]:
+        """What is new since the last call. The very last is Done or JobFailed, always."""
+        # Looked at before reading: nothing follows what is read after the end.
+        over = not _is_locked(self._path)
+        events = self._read()
+        if over and not _ends(events):
+            self._offset = 0  # the last word may stand where we have read already
+            events = self._read()[-1:]
+            if not _ends(events):
+                events = [self._without_a_word()]
+        for event in events:
+            if isinstance(event, Started):
+                self.pid = event.pid
+                if self._stopping:
+                    self.stop()
+        return events
+
+    def _read(self) -> list[JobEvent]:
+        """Whole lines from where the last call ended. What is no event is skipped."""
+        try:
+            with self._path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    self._offset = 0
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return _decoded(whole)
+
+    def _without_a_word(self) -> JobFailed:
+        last_line = _last_line(log_file(self.out))
+        if self._process is not None:
+            reason = Exit(self._process.wait(), last_line).reason
+        else:
+            reason = f"it was killed, or the machine went down{last_line and f': {last_line}'}"
+        return JobFailed(
+            WorkerError.__name__,
+            f"the compression stopped unexpectedly: {reason}; what is finished is kept, "
+            "run it again to go on",
+        )
+
+
+def _events_file(out: Path) -> Path:
+    out = Path(os.path.abspath(out))
+    mark = hashlib.sha256(str(out).encode()).hexdigest()[:12]
+    return paths.jobs_dir() / f"{out.name}-{mark}.jsonl"
+
+
+def _lock(file: BinaryIO) -> bool:
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_SECONDS)  # somebody may only be looking, as `_is_locked` does
+    return False
+
+
+def _is_locked(path: Path) -> bool:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _running(path: Path) -> RunningJob | None:
+    if not _is_locked(path):
+        return None
+    with path.open("rb") as file:
+        first = _decoded(file.readline())
+    match first:
+        case [Started(pid, source, bits, out)]:
+            return RunningJob(Path(out), pid, source, bits)
+    return None  # it has not said its first word yet
+
+
+def _occupied(out: Path) -> str:
+    job = running(out)
+    who = f"process {job.pid}" if job else "another process"
+    return f"{who} is compressing into {out} already: `mc-chat watch {out}` shows it" + (
+        f", `kill {job.pid}` stops it cleanly" if job else ""
+    )
+
+
+def _decoded(lines: bytes) -> list[JobEvent]:
+    events: list[JobEvent] = []
+    for line in lines.decode(errors="replace").splitlines():
+        with suppress(ProtocolError):
+            events.append(decode(line))
+    return events
+
+
+def _ends(events: Sequence[JobEvent]) -> bool:
+    return bool(events) and isinstance(events[-1], Done | JobFailed)
+
+
+def _last_line(log: Path) -> str:
+    with suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
