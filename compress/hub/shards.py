@@ -59,7 +59,8 @@ class HubShards:
         self._listener = listener
         self._order = [plain_name(name) for name in order]
         self._files = {name: repository.file(name) for name in self._order}
-        self._position = -1
+        self._position = 0  # the first place in the order that is not done with
+        self._done: set[int] = set()
         self._wanted: str | None = None
         self._present: set[str] = set()
         self._failures: dict[str, Exception] = {}
@@ -95,8 +96,10 @@ class HubShards:
     def done_with(self, name: str) -> None:
         """The reader needs a shard no more, or not before it is asked for again."""
         with self._changed:
-            if self._order[self._position : self._position + 1] == [name]:
-                self._position += 1
+            place = self._place(name)
+            if place is not None:
+                self._done.add(place)
+                self._skip_done()
             if not self._keep:
                 (self._folder / plain_name(name)).unlink(missing_ok=True)
                 self._present.discard(name)
@@ -122,15 +125,30 @@ class HubShards:
         self.close()
 
     def _advance(self, name: str) -> None:
-        """Be at the next place in the order where ``name`` stands; the lock is held."""
-        places = [place for place, other in enumerate(self._order) if other == name]
-        later = [place for place in places if place >= self._position]
-        self._position = min(later or places)
+        """Be where ``name`` stands in the order; the lock is held."""
+        if name not in self._present:
+            place = self._place(name)
+            if place is None:  # asked for again behind its last place
+                place = self._position = self._order.index(name)
+                self._done.clear()
+            # What stands before it and was not fetched was done by an earlier run.
+            skipped = range(self._position, place)
+            self._done.update(p for p in skipped if self._order[p] not in self._present)
+            self._skip_done()
         if self._thread is None:
             if not self._keep:
                 self._remove_stale()
             self._thread = threading.Thread(target=self._work, name="shards", daemon=True)
             self._thread.start()
+
+    def _place(self, name: str) -> int | None:
+        """Where ``name`` stands next, None if it is not needed any more."""
+        later = range(self._position, len(self._order))
+        return next((p for p in later if self._order[p] == name and p not in self._done), None)
+
+    def _skip_done(self) -> None:
+        while self._position in self._done:
+            self._position += 1
 
     def _remove_stale(self) -> None:
         """Delete shards, or parts of them, that an earlier run left and this one needs later."""
@@ -172,8 +190,11 @@ class HubShards:
             return wanted
         if len(self._present) >= _AHEAD and not self._keep:
             return None
-        missing = [name for name in self._order[self._position :] if name not in self._present]
-        return missing[0] if missing and missing[0] not in self._failures else None
+        for place in range(self._position, len(self._order)):
+            name = self._order[place]
+            if place not in self._done and name not in self._present:
+                return None if name in self._failures else name
+        return None
 
     def _heard(self, done: int) -> None:
         if self._stopped:

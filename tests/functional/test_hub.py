@@ -386,6 +386,18 @@ def test_kept_shards_all_stay_and_are_not_fetched_again(hub: Hub, folder: Path) 
     assert hub.bytes_sent == len(SHARDS) * SIZE
 
 
+def test_a_layer_on_two_shards_reads_them_in_turns(hub: Hub, folder: Path) -> None:
+    with shards(folder, order=SHARDS * 2) as source:
+        for first, second in zip(SHARDS, SHARDS[1:], strict=False):
+            for name in (first, second, first, second):
+                source.fetch(name)
+            assert on_disk(folder) == {first, second}
+            source.done_with(first)
+        source.done_with(SHARDS[-1])
+        wait_until(lambda: on_disk(folder) == set(SHARDS[:2]))  # the second pass
+    assert hub.bytes_sent == (len(SHARDS) + 2) * SIZE
+
+
 def test_more_than_two_shards_at_once_are_no_deadlock(hub: Hub, folder: Path) -> None:
     with shards(folder) as source:
         for name in SHARDS[:3]:
