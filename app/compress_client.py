@@ -8,8 +8,6 @@ from app.jobs import JOB_COMMAND, Job, JobWatch
 from compress.progress import Done, JobEvent, JobFailed
 from engine.errors import McChatError
 
-__all__ = ["JOB_COMMAND", "CompressClient", "Job"]
-
 POLL_SECONDS = 0.1
 
 

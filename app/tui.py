@@ -11,9 +11,9 @@ from textual.binding import Binding, BindingType
 from textual.signal import Signal
 
 from app import models, paths, settings
-from app.compress_client import JOB_COMMAND
 from app.engine_client import WORKER_COMMAND, EngineClient, WorkerEvent
 from app.history import History
+from app.jobs import JOB_COMMAND
 from app.screens.chat import ChatScreen
 from app.screens.help import HelpScreen
 from app.screens.wizard import WizardScreen

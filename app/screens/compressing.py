@@ -12,7 +12,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Log, Static
 
 from app.compress_client import CompressClient
-from app.jobs import Job
+from app.jobs import Job, RunningJob
 from app.render import safe_text
 from app.screens.parting import PartingScreen
 from app.services import Services
@@ -53,6 +53,12 @@ class CompressScreen(Screen[Path | None]):
         self._client = CompressClient(self._pass_on, job, services.job_command)
         self._failed = False
         self._told_at = 0.0
+
+    @classmethod
+    def joining(cls, running: RunningJob, services: Services) -> "CompressScreen":
+        """Watch a job that was started elsewhere, or earlier."""
+        job = Job(running.source, running.bits, running.out)
+        return cls(job, safe_text(Path(running.source).name), services)
 
     def compose(self) -> ComposeResult:
         """The state above, what happened below."""

@@ -12,14 +12,15 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from app import models, sources
-from app.compress_client import Job
 from app.engine_client import WorkerDied, WorkerEvent
+from app.jobs import Job
 from app.render import safe_text
 from app.screens.compressing import CompressScreen
 from app.services import Services
 from app.units import size
 from app.widgets.header import HeaderLine
 from app.widgets.plan_table import PlanTable
+from app.widgets.running_line import RunningLine
 from app.widgets.source_list import SourceList
 from compress.plan import plan
 from engine import protocol
@@ -34,6 +35,7 @@ INTRO = Content.from_markup(
     "[bold]Welcome to mc-chat.[/]  [$quiet]Choose what this machine shall run; Enter begins.[/]"
 )
 LOOKING = "looking at this machine…"
+IN_BACKGROUND = "The compression goes on in the background, also when you quit mc-chat."
 NEEDS_FOLDER = (
     "This version does not download it: type the folder that holds the original "
     "(config.json and safetensors, 93 GB)."
@@ -47,6 +49,7 @@ class WizardScreen(Screen[Path | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "Next field", key_display="Tab"),
         Binding("d", "device", "Other device"),
+        Binding("w", "watch", "Watch"),
         Binding("ctrl+r", "detect", "Look again", show=False),
         Binding("escape", "leave", "Back", key_display="Esc"),
     ]
@@ -66,6 +69,7 @@ class WizardScreen(Screen[Path | None]):
         yield HeaderLine()
         with VerticalScroll(id="wizard", can_focus=False):
             yield Static(INTRO, id="intro")
+            yield RunningLine(id="running")
             yield Static("THIS MACHINE", classes="heading")
             yield Static(LOOKING, id="machine")
             yield Static("MODEL", classes="heading")
@@ -120,7 +124,9 @@ class WizardScreen(Screen[Path | None]):
             self._show_plan()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """On the first run there is nothing to go back to."""
+        """On the first run there is nothing to go back to; often no job runs."""
+        if action == "watch":
+            return any(line.job for line in self.query(RunningLine))
         return self._may_leave if action == "leave" else super().check_action(action, parameters)
 
     def action_leave(self) -> None:
@@ -149,12 +155,24 @@ class WizardScreen(Screen[Path | None]):
                 return
             self._run_job(Job(self._source.source, choice.nominal_bits, folder))
 
+    def action_watch(self) -> None:
+        """Look at the job that runs."""
+        running = self.query_one(RunningLine).job
+        if running is not None:
+            self._show_job(CompressScreen.joining(running, self._services))
+
+    def _run_job(self, job: Job) -> None:
+        self._show_job(CompressScreen(job, self._source.title, self._services))
+
     @work(exclusive=True)
-    async def _run_job(self, job: Job) -> None:
-        screen = CompressScreen(job, self._source.title, self._services)
+    async def _show_job(self, screen: CompressScreen) -> None:
         folder = await self.app.push_screen_wait(screen)
+        line = self.query_one(RunningLine)
+        line.look()
         if folder is not None:
             self.dismiss(folder)
+        elif line.job is not None:
+            self._say(IN_BACKGROUND)
         else:
             self._say("Stopped. What was done is kept: Enter goes on from there.")
 

@@ -4,9 +4,10 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from app import models
+from app import jobs, models
 from app.screens.chat import ChatScreen
 from app.screens.compressing import CompressScreen
+from app.screens.parting import PartingScreen
 from app.screens.wizard import LOOKING, WizardScreen
 from app.widgets.job_view import JobView
 from app.widgets.plan_table import PlanTable
@@ -138,18 +139,71 @@ async def test_a_folder_with_an_original_is_compressed(tmp_path):
         assert [model.name for model in models.installed()] == [f"{tmp_path.name}-3bit"]
 
 
-async def test_esc_stops_a_compression_and_says_that_it_can_go_on():
+async def hold(pilot: Pilot[None]) -> JobView:
+    """Begin the demo's compression, and wait until it does not go on."""
+    await wait_for_state(pilot, "ready")
+    await pilot.press("enter")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, CompressScreen))
+    view = pilot.app.screen.query_one(JobView)
+    await wait_until(pilot, lambda: view.progress and view.progress.fraction == 0.55)
+    return view
+
+
+async def test_a_compression_can_be_stopped_and_says_that_it_can_go_on():
     async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
-        await wait_for_state(pilot, "ready")
-        await pilot.press("enter")
-        await wait_until(pilot, lambda: isinstance(pilot.app.screen, CompressScreen))
-        job = pilot.app.screen.query_one(JobView)
-        await wait_until(pilot, lambda: job.progress and job.progress.fraction == 0.55)
-        assert job.progress.layer == 2
+        view = await hold(pilot)
+        assert view.progress.layer == 2
         await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+        await pilot.press("s")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
         assert "goes on from there" in text_of(pilot, "#message")
         assert not models.demo_installed()
+        assert jobs.running_jobs() == []
+
+
+async def test_one_can_stay_with_a_compression():
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, CompressScreen))
+        assert len(jobs.running_jobs()) == 1
+
+
+async def test_a_compression_left_in_the_background_can_be_watched_again():
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+        await pilot.press("b")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        assert "in the background" in text_of(pilot, "#message")
+        (job,) = jobs.running_jobs()
+        assert (job.out, job.bits) == (models.demo_folder(), 2.5)
+        await pilot.press("w")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, CompressScreen))
+        view = pilot.app.screen.query_one(JobView)
+        await wait_until(pilot, lambda: view.progress and view.progress.fraction == 0.55)
+        assert jobs.running_jobs() == [job]
+
+
+async def test_a_compression_outlives_the_app_and_the_next_one_finds_it():
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+    assert len(jobs.running_jobs()) == 1
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        assert "W watches" in text_of(pilot, "#running")
+        await pilot.press("w")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, CompressScreen))
+        view = pilot.app.screen.query_one(JobView)
+        await wait_until(pilot, lambda: view.progress and view.progress.fraction == 0.55)
+        await pilot.press("escape", "s")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        await wait_until(pilot, lambda: not pilot.app.screen.query_one("#running").display)
+    assert jobs.running_jobs() == []
 
 
 async def test_a_failure_gives_its_reason_and_can_be_tried_again():
@@ -184,13 +238,18 @@ async def test_a_failed_compression_can_be_left():
 
 
 async def test_a_job_that_dies_without_a_word_is_told():
-    app = make_app(story="hold")
-    async with app.run_test(size=(120, 36)) as pilot:
+    async with make_app(story="dies").run_test(size=(120, 36)) as pilot:
         await wait_for_state(pilot, "ready")
         await pilot.press("enter")
-        await wait_until(pilot, lambda: isinstance(pilot.app.screen, CompressScreen))
-        job = pilot.app.screen.query_one(JobView)
-        await wait_until(pilot, lambda: job.progress and job.progress.fraction == 0.55)
-        app.screen._client._process._process.kill()
         await wait_for_state(pilot, "down")
-        assert "stopped unexpectedly" in text_of(pilot, "#ending")
+        assert "stopped unexpectedly: it was killed" in text_of(pilot, "#ending")
+        assert "run it again to go on" in text_of(pilot, "#ending")
+
+
+async def test_two_apps_and_one_output_make_one_job():
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+    before = jobs.running_jobs()
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+        assert jobs.running_jobs() == before
