@@ -67,6 +67,21 @@ def load_model(
     return load_original(folder, device)
 
 
+def open_checkpoint(folder: Path) -> tuple[Manifest, ModelConfig]:
+    """What a compressed checkpoint is, its files' sizes and headers checked.
+
+    Raises CheckpointError or SourceError.
+    """
+    manifest = open_manifest(folder)
+    config = ModelConfig.from_folder(folder)
+    if len(manifest.layers) != config.num_layers:
+        raise CheckpointError(
+            f"{folder / MANIFEST_NAME} describes {len(manifest.layers)} layers, config.json "
+            f"{config.num_layers}; compress or pull the model again"
+        )
+    return manifest, config
+
+
 def write_layer(
     folder: Path,
     index: int,
@@ -81,7 +96,7 @@ def write_layer(
     tensors = {**rest, **_named("experts", experts.arena)}
     for name in PROJECTIONS:
         tensors |= _named(f"attention.{name}", attention[name])
-    return _save(folder / layer_file(index), tensors)
+    return save_tensors(folder / layer_file(index), tensors)
 
 
 def read_layer(
@@ -124,7 +139,7 @@ def write_dense(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     ``tensors``: `embed.weight` [V, H], `norm.weight` [H], and `head.weight` [V, H] unless it is
     tied to the embeddings.
     """
-    return _save(folder / DENSE_FILE, tensors)
+    return save_tensors(folder / DENSE_FILE, tensors)
 
 
 def read_dense(
@@ -150,7 +165,8 @@ def _named(prefix: str, packed: PackedMatrix | Arena) -> dict[str, Tensor]:
     }
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write a safetensors file: temporary name, synced, renamed. Raises DiskFullError."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
@@ -175,13 +191,7 @@ def sync(path: Path) -> None:
 
 
 def _load_compressed(folder: Path, device: torch.device, listener: LoadListener) -> Model:
-    manifest = open_manifest(folder)
-    config = ModelConfig.from_folder(folder)
-    if len(manifest.layers) != config.num_layers:
-        raise CheckpointError(
-            f"{folder / MANIFEST_NAME} describes {len(manifest.layers)} layers, config.json "
-            f"{config.num_layers}; compress or pull the model again"
-        )
+    manifest, config = open_checkpoint(folder)
     listener(0.0, "kernels")
     select(device).warm()
     listener(0.0, "embeddings")

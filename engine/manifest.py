@@ -40,7 +40,8 @@ class Source:
 class Recipe:
     """Everything that decided the codes. ``bits`` is the requested mean width of the experts,
     ``samples`` windows of ``window`` tokens calibrated it. ``notes`` says what was rounded or
-    dropped (a budget that is not a multiple of 1/experts, a constraint that cannot hold)."""
+    dropped (a budget that is not a multiple of 1/experts, a constraint that cannot hold);
+    ``error`` whether eps was measured at the block's or the model's output."""
 
     bits: float
     quantizer: str
@@ -54,6 +55,7 @@ class Recipe:
     beta: float
     gamma: float
     notes: tuple[str, ...] = ()
+    error: str = "block"
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,13 @@ def is_compressed(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Parse ``folder/mc.json``. Raises CheckpointError."""
-    path = folder / MANIFEST_NAME
+def read_manifest(folder: Path, name: str = MANIFEST_NAME) -> Manifest:
+    """Parse ``folder/mc.json``, or a copy of it called ``name``. Raises CheckpointError."""
+    path = folder / name
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} is no compressed checkpoint: it has no {MANIFEST_NAME}"
-        ) from None
+        raise CheckpointError(f"{folder} is no compressed checkpoint: it has no {name}") from None
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; compress or pull again") from None
     version = raw.get("format_version") if isinstance(raw, dict) else None

@@ -50,7 +50,7 @@ def list_models(options: argparse.Namespace) -> None:
 
 def info(options: argparse.Namespace) -> None:
     """Everything `mc.json` says, in short."""
-    folder = _compressed(options.model)
+    folder = compressed_folder(options.model)
     result = facts(folder.name, folder, read_manifest(folder))
     if options.json:
         print_json(result)
@@ -61,7 +61,7 @@ def info(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> None:
     """Hash every file. Raises CheckpointError for the first that is not what it was."""
-    folder = _compressed(options.model)
+    folder = compressed_folder(options.model)
     manifest = open_manifest(folder)
     with ProgressLine() as line:
         verify_hashes(folder, manifest, lambda name: line.show(f"reading {name}"))
@@ -131,7 +131,8 @@ def _details(model: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _compressed(name: str) -> Path:
+def compressed_folder(name: str) -> Path:
+    """The folder of a compressed model. Raises CheckpointError."""
     folder = models.resolve(name)
     if not is_compressed(folder):
         raise CheckpointError(
