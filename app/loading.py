@@ -23,12 +23,18 @@ def model_folder(name: str, line: ProgressLine) -> Path:
     return models.resolve(name)
 
 
-def load_session(name: str, device: str, context: int | None, line: ProgressLine) -> "Session":
-    """Load a model by name. Raises McChatError."""
+def load_session(
+    name: str, device: str, context: int | None, line: ProgressLine, force: bool = False
+) -> "Session":
+    """Load a model by name; ``force``: even where it does not fit. Raises McChatError."""
     folder = model_folder(name, line)
     line.show(f"loading {folder.name}")
     from engine.session import Session
 
     return Session.load(
-        folder, device, context, lambda done, step: line.show(f"loading {folder.name}", step)
+        folder,
+        device,
+        context,
+        lambda done, step: line.show(f"loading {folder.name}", step),
+        force,
     )

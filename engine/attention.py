@@ -158,19 +158,20 @@ class Attention:
     def _masked(self, queries: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
         """Attention of queries that begin at position ``start``, in blocks of queries.
 
-        The queries of a key head stand in for its rows: torch's kernel for GPUs that needs no map
-        takes a mask, but no grouped heads.
+        Each key head becomes a batch entry, its keys seen by all its queries without a copy: on a
+        GPU, torch has no kernel without a map that takes both a mask and grouped heads.
         """
+        repeat = queries.shape[1] // keys.shape[1]
         outputs = []
         for block in self._blocks(queries.shape[2], start, QUERY_BLOCK):
-            q = queries[:, :, block.queries]  # [B, N, Tq, D]
-            k, v = (cached[:, :, block.keys] for cached in (keys, values))
-            repeat = q.shape[1] // k.shape[1]
+            q = queries[:, :, block.queries].reshape(-1, repeat, block.count, self.head_dim)
+            k, v = (
+                cached[:, :, block.keys].flatten(0, 1)[:, None].expand(-1, repeat, -1, -1)
+                for cached in (keys, values)
+            )  # [B * KV, R, Sk, D]
             mask = block.mask(queries.device, self.window)
-            rows = None if mask is None else mask.repeat(repeat, 1)  # [R * Tq, Sk]
-            grouped = q.reshape(len(q), k.shape[1], -1, self.head_dim)  # [B, KV, R * Tq, D]
-            mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows)
-            outputs.append(mixed.view_as(q))
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            outputs.append(mixed.reshape(*queries.shape[:2], -1, self.head_dim))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
     def _mapped(
@@ -194,7 +195,7 @@ class Attention:
             received[:, new] += mean[:, :, first - block.keys.start :].sum(dim=1)
             offset = block.first_position - block.keys.start
             own[:, block.queries] = mean.diagonal(offset, dim1=1, dim2=2)
-            del attention  # or there would be three maps while the next is made
+            del attention, mean  # or there would be three maps while the next is made
         return torch.cat(outputs, dim=2), received, own
 
     def _blocks(self, tokens: int, start: int, size: int) -> "Iterator[_Block]":
@@ -216,12 +217,18 @@ class _Block:
     keys: slice
     first_position: int
 
+    @property
+    def count(self) -> int:
+        """Queries in it."""
+        return self.queries.stop - self.queries.start
+
     def mask(self, device: torch.device, window: int | None) -> Tensor | None:
         """True where a query sees a key [Tq, Sk]; None where it sees all of them."""
-        count = self.queries.stop - self.queries.start
-        if count == 1:
+        if self.count == 1:
             return None
-        positions = self.first_position + torch.arange(count, device=device)[:, None]  # [Tq, 1]
+        positions = (
+            self.first_position + torch.arange(self.count, device=device)[:, None]
+        )  # [Tq, 1]
         keys = torch.arange(self.keys.start, self.keys.stop, device=device)  # [Sk]
         visible = keys <= positions
         if window is not None:

@@ -3,6 +3,8 @@
 import gc
 import os
 import platform
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,23 +18,46 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def detect() -> tuple[Device, ...]:
-    """All devices, the best one first: GPUs by free memory, then the CPU."""
-    gpus = sorted(cuda_devices(), key=lambda device: device.free_bytes, reverse=True)
-    return (*gpus, cpu_device())
+    """All devices, the best one first.
+
+    GPUs with memory of their own by free memory, those that share the host's, the CPU, and last
+    what is here but cannot be used.
+    """
+    devices = (*cuda_devices(), cpu_device())
+    return tuple(sorted(devices, key=_rank))
+
+
+def _rank(device: Device) -> tuple[bool, bool, bool, int]:
+    """Small is good."""
+    is_cpu = device.kind == "cpu"
+    return bool(device.problem), is_cpu, device.integrated, -device.free_bytes
 
 
 def choose(name: str) -> Device:
-    """The device that ``name`` means: `auto`, `cpu`, `cuda` or `cuda:N`. Raises UsageError."""
+    """The device that ``name`` means: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises UsageError for one that is not there or cannot be used.
+    """
     if name == "cpu":
         return cpu_device()
-    devices = detect()
-    if name == "auto":
-        return devices[0]
-    for device in devices:
-        if name == device.id or (name == "cuda" and device.kind == "cuda"):
-            return device
-    known = ", ".join(device.id for device in devices)
-    raise UsageError(f"there is no device {name!r} here; choose auto or one of {known}")
+    if re.fullmatch(r"cuda:\d+", name) and int(name[5:]) < _cuda_count():
+        device = _cuda_device(int(name[5:]))  # alone: asking makes a context on a card
+    else:
+        devices = detect()
+        usable = [device for device in devices if not device.problem]
+        wanted = [d for d in usable if name in {"auto", d.kind}]
+        if not wanted:
+            known = ", ".join(device.id for device in usable)
+            why = "".join(f" ({d.id}: {d.problem})" for d in devices if d.problem)
+            raise UsageError(
+                f"there is no device {name!r} here{why}; choose auto or one of {known}"
+            )
+        device = wanted[0]
+    if device.problem:
+        raise UsageError(
+            f"{device.id}, {device.name}, cannot be used: {device.problem}; choose another device"
+        )
+    return device
 
 
 def refresh(device: Device) -> Device:
@@ -43,12 +68,12 @@ def refresh(device: Device) -> Device:
 def check_fits(device: Device, need_bytes: int, advice: Callable[[], str]) -> None:
     """Raise DoesNotFitError, ending in ``advice()``, if ``need_bytes`` are not free.
 
-    A device of unknown memory (``total_bytes`` 0) is given the benefit of the doubt.
+    A device of unknown memory is given the benefit of the doubt.
     """
-    if device.total_bytes and need_bytes > device.free_bytes:
+    if device.memory_known and need_bytes > device.free_bytes:
         raise DoesNotFitError(
-            f"the model needs {need_bytes / 2**30:.2f} GiB and {device.name} has "
-            f"{device.free_bytes / 2**30:.2f} GiB free; {advice()}"
+            f"the model needs {need_bytes / 1e9:.2f} GB and {device.name} has "
+            f"{device.free_bytes / 1e9:.2f} GB free; {advice()}"
         )
 
 
@@ -59,10 +84,12 @@ def release_memory() -> None:
 
 
 def cuda_devices() -> list[Device]:
-    """The CUDA devices. Asking one for its free memory makes a context on it (about 0.3 GiB)."""
-    if not torch.cuda.is_available():
-        return []
-    return [_cuda_device(index) for index in range(torch.cuda.device_count())]
+    """The CUDA devices. Asking one for its free memory makes a context on it (about 0.5 GB)."""
+    return [_cuda_device(index) for index in range(_cuda_count())]
+
+
+def _cuda_count() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _cuda_index(device: Device) -> int:
@@ -70,15 +97,56 @@ def _cuda_index(device: Device) -> int:
 
 
 def _cuda_device(index: int) -> Device:
-    free, total = torch.cuda.mem_get_info(index)
-    major, minor = torch.cuda.get_device_capability(index)
-    return Device(
-        name=torch.cuda.get_device_name(index),
-        kind="cuda",
-        id=f"cuda:{index}",
-        total_bytes=total,
-        free_bytes=free,
-        note=f"compute capability {major}.{minor}",
+    facts = torch.cuda.get_device_properties(index)
+    capability = (facts.major, facts.minor)
+    id, note = f"cuda:{index}", f"compute capability {facts.major}.{facts.minor}"
+    if problem := _too_old(capability, torch.cuda.get_arch_list()):
+        return Device(facts.name, "cuda", id, facts.total_memory, 0, note, problem=problem)
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError as error:  # another program has it for itself, or all of its memory
+        reason = str(error).strip().split("\n")[0]
+        problem = f"it does not answer ({reason})"
+        return Device(facts.name, "cuda", id, facts.total_memory, 0, note, problem=problem)
+    if not facts.is_integrated:
+        return Device(facts.name, "cuda", id, total, free, note)
+    # CUDA does not count as free what the system would give up for it, such as cached files.
+    host = cpu_device()
+    if host.memory_known:
+        total, free = min(total, host.total_bytes), min(total, host.free_bytes)
+    note = f"{note}, shares the host's memory"
+    return Device(facts.name, "cuda", id, total, free, note, integrated=True)
+
+
+def _too_old(capability: tuple[int, int], built_for: list[str]) -> str:
+    """Why a GPU of this compute capability cannot run this torch's kernels, or nothing.
+
+    ``built_for``: what torch was compiled for, such as `sm_75` and `compute_90`.
+    """
+    versions = [re.fullmatch(r"(?:sm|compute)_(\d+)(\d)[a-z]?", name) for name in built_for]
+    supported = [(int(found[1]), int(found[2])) for found in versions if found]
+    if not supported or capability >= min(supported):
+        return ""
+    need, have = (f"{major}.{minor}" for major, minor in (min(supported), capability))
+    return (
+        f"its compute capability {have} is too old for this torch, which needs {need}; "
+        "an older torch or another GPU would do"
+    )
+
+
+def graphics_problem(proc: Path = _PROC) -> str:
+    """Why a GPU that is here stays unseen: an NVIDIA driver without a torch that uses it.
+
+    Empty where there is no driver, or no problem.
+    """
+    driver = (proc / "driver" / "nvidia" / "version").is_file() or shutil.which("nvidia-smi")
+    if not driver or torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return "an NVIDIA driver is here, but this torch is built without CUDA: install one with it"
+    return (
+        f"an NVIDIA driver is here, but CUDA {torch.version.cuda} does not start: "
+        "the driver may be too old for this torch"
     )
 
 
@@ -93,6 +161,7 @@ def cpu_device(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Device:
         if limit < total:
             total, note = limit, "limited by a control group"
         free = min(free, left)
+    note = "; ".join(part for part in (note, graphics_problem(proc)) if part)
     return Device(_cpu_name(proc), "cpu", "cpu", total, free, note)
 
 

@@ -45,11 +45,12 @@ class SamplingOptions:
 @dataclass(frozen=True)
 class Load:
     """Load the checkpoint in folder ``model``. ``context`` in tokens, None: 8192, or the model's
-    own limit where that is shorter."""
+    own limit where that is shorter. ``force``: try it even where it does not fit."""
 
     model: str
     device: str = "auto"
     context: int | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,11 @@ class Shutdown:
 
 @dataclass(frozen=True)
 class Device:
-    """A place to run on. Memory in bytes; ``free_bytes`` is what a new process could take."""
+    """A place to run on. Memory in bytes; ``free_bytes`` is what a new process could take.
+
+    Both are 0 where they cannot be told. ``integrated``: a GPU that shares the host's memory.
+    ``problem``: why it cannot be used at all, empty if it can.
+    """
 
     name: str
     kind: Literal["cuda", "cpu"]
@@ -106,6 +111,13 @@ class Device:
     total_bytes: int
     free_bytes: int
     note: str = ""
+    integrated: bool = False
+    problem: str = ""
+
+    @property
+    def memory_known(self) -> bool:
+        """Whether a judgement on what fits is possible."""
+        return self.total_bytes > 0
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,13 @@ class _Checkpoint:
         group_size = self.manifest.recipe.group_size if self.manifest else budgets.GROUP_SIZE
         below = self.nominal_bits or math.inf
         bits = budgets.largest_that_fits(self.config, group_size, context, kind, free_bytes, below)
-        if bits is None:
-            return "shorten the context, close other programs or use another device"
-        return f"the next smaller choice, {bits} bits, fits; or shorten the context"
+        shorter = budgets.longest_context(
+            self.config, lambda tokens: self.budget(tokens, kind), free_bytes
+        )
+        ways = [] if bits is None else [f"the next smaller choice, {bits} bits, fits"]
+        if shorter is not None and shorter < context:
+            ways.append(f"a context of {shorter} tokens would fit")
+        return "; or ".join(ways) or "close other programs or use another device"
 
 
 class Session:
@@ -77,12 +81,18 @@ class Session:
 
     @classmethod
     def load(
-        cls, folder: Path, device_name: str, context: int | None, listener: LoadListener
+        cls,
+        folder: Path,
+        device_name: str,
+        context: int | None,
+        listener: LoadListener,
+        force: bool = False,
     ) -> "Session":
         """Check, verify and load the checkpoint in ``folder``; ``listener`` hears how far it is.
 
-        Raises CheckpointError or SourceError for a bad folder, UsageError for an impossible device
-        or context, DoesNotFitError, before anything is allocated where that can be told.
+        ``force``: try it even where it does not fit by the count. Raises CheckpointError or
+        SourceError for a bad folder, UsageError for an impossible device or context,
+        DoesNotFitError, before anything is allocated where that can be told.
         """
         checkpoint = _Checkpoint.open(folder)
         device = devices.choose(device_name)
@@ -92,7 +102,8 @@ class Session:
         def advice() -> str:
             return checkpoint.advice(tokens, device.kind, device.free_bytes)
 
-        devices.check_fits(device, need.total, advice)
+        if not force:
+            devices.check_fits(device, need.total, advice)
         tokenizer = Tokenizer.from_folder(folder)
         if checkpoint.manifest is not None:
             ensure_verified(

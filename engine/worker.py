@@ -187,6 +187,7 @@ class Worker:
             request.device,
             request.context,
             lambda fraction, stage: self._emit(LoadProgress(fraction, stage)),
+            request.force,
         )
         self._emit(self._session.loaded())
 

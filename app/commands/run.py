@@ -10,7 +10,7 @@ from app.arguments import Commands, add_json, positive, print_json
 from app.loading import load_session
 from app.progress_line import ProgressLine
 from app.render import safe_text
-from engine.errors import UsageError
+from engine.errors import DoesNotFitError, UsageError
 from engine.protocol import Finished, Generate, Message, SamplingOptions
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--context", type=positive, metavar="N", help="tokens of context")
+    parser.add_argument(
+        "--force", action="store_true", help="try it even where the model does not fit the memory"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -49,8 +52,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Answer and print, streaming unless --json."""
     question = _question(options)
-    with ProgressLine() as line:
-        session = load_session(options.model, options.device, options.context, line)
+    session = _load(options)
     finished = _answer(session, question, stream=not options.json)
     if options.json:
         result = dataclasses.asdict(finished)
@@ -58,6 +60,16 @@ def run(options: argparse.Namespace) -> None:
         print_json(result)
     elif sys.stdout.isatty() and sys.stderr.isatty():
         print(_summary(finished), file=sys.stderr)
+
+
+def _load(options: argparse.Namespace) -> "Session":
+    try:
+        with ProgressLine() as line:
+            return load_session(options.model, options.device, options.context, line, options.force)
+    except DoesNotFitError as error:
+        if options.force:
+            raise
+        raise DoesNotFitError(f"{error}; or try it anyway with --force") from None
 
 
 def _question(options: argparse.Namespace) -> Generate:

@@ -1,0 +1,123 @@
+"""Compressed checkpoints of any shape with random codes: for figures that no weight changes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.checkpoint import PROJECTIONS, write_dense, write_layer
+from engine.config import ARCHITECTURE, ModelConfig
+from engine.experts import PackedExperts
+from engine.kernels import Arena
+from engine.layout import PackedShape, arena_layout
+from engine.manifest import (
+    DENSE_BITS,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    FileRecord,
+    LayerRecord,
+    Manifest,
+    Recipe,
+    Sizes,
+    Source,
+    sha256_file,
+)
+from engine.packing import PackedMatrix
+
+
+def write_random_checkpoint(
+    folder: Path, config: ModelConfig, expert_bits: Sequence[int], group_size: int
+) -> None:
+    """Write a checkpoint, every layer with these widths, into the folder, which is made."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(_config_json(config)))
+    hidden = config.hidden_size
+    queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
+    projections = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
+    projections["o"] = (hidden, queries)
+    paths = [folder / "config.json"]
+    for layer in range(config.num_layers):
+        attention = {name: _packed(*projections[name], group_size) for name in PROJECTIONS}
+        rest = {
+            "router.weight": _floats(config.num_experts, hidden),
+            "input_norm.weight": _floats(hidden),
+            "post_norm.weight": _floats(hidden),
+        }
+        experts = PackedExperts(_arena(config, expert_bits, group_size))
+        paths.append(write_layer(folder, layer, attention, experts, rest))
+    ends = {"embed.weight": _floats(config.vocab_size, hidden), "norm.weight": _floats(hidden)}
+    if not config.tie_embeddings:
+        ends["head.weight"] = _floats(config.vocab_size, hidden)
+    paths.append(write_dense(folder, ends))
+    manifest = _manifest(config, tuple(expert_bits), group_size, paths)
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+
+
+def _config_json(config: ModelConfig) -> dict[str, object]:
+    return {
+        "architectures": [ARCHITECTURE],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "num_local_experts": config.num_experts,
+        "num_experts_per_tok": config.top_k,
+        "rope_theta": config.rope_theta,
+        "max_position_embeddings": config.max_context,
+    }
+
+
+def _floats(*shape: int) -> Tensor:
+    return (torch.randn(shape) * shape[-1] ** -0.5).to(torch.bfloat16)
+
+
+def _words(count: int) -> Tensor:
+    return torch.randint(-(2**31), 2**31, (count,), dtype=torch.int32)
+
+
+def _halves(count: int, value: float) -> Tensor:
+    return torch.full((count,), value, dtype=torch.float16)
+
+
+def _packed(rows: int, columns: int, group_size: int) -> PackedMatrix:
+    shape = PackedShape(rows, columns, DENSE_BITS, group_size)
+    scale, zero = columns**-0.5 / 2**DENSE_BITS, (2**DENSE_BITS - 1) / 2
+    return PackedMatrix(
+        shape, _words(shape.code_words), _halves(shape.scales, scale), _halves(shape.zeros, zero)
+    )
+
+
+def _arena(config: ModelConfig, bits: Sequence[int], group_size: int) -> Arena:
+    layout = arena_layout(tuple(bits), config.hidden_size, config.intermediate_size, group_size)
+    scale = config.hidden_size**-0.5 / 4
+    scales, zeros = _halves(layout.scales, scale), _halves(layout.zeros, 1.5)
+    return Arena(layout, _words(layout.code_words), scales, zeros)
+
+
+def _manifest(
+    config: ModelConfig, bits: tuple[int, ...], group_size: int, paths: list[Path]
+) -> Manifest:
+    experts = config.num_experts
+    even = (1 / experts,) * experts
+    record = LayerRecord(bits, 0.5, 1.0, even, even, ((3.0, 2.0, 1.0),) * experts)
+    mean = sum(bits) / experts
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=f"random-{mean:g}bit",
+        source=Source("random", "0", "0" * 64),
+        recipe=Recipe(mean, "rtn", "uniform", group_size, "none", 0, 0, 0, 1.0, 1.5, 2.0),
+        layers=(record,) * config.num_layers,
+        sizes=Sizes(
+            expert_code_bytes=sum(p.stat().st_size for p in paths),
+            expert_metadata_bytes=0,
+            dense_bytes=0,
+            expert_weights=config.num_layers * experts * config.expert_weights,
+            total_weights=config.total_weights,
+        ),
+        files={p.name: FileRecord(p.stat().st_size, sha256_file(p)) for p in paths},
+    )
