@@ -45,15 +45,17 @@ def _current(folder: Path, manifest: Manifest) -> Record:
     return record
 
 
-def _record_path(folder: Path) -> Path:
+def cache_dir() -> Path:
+    """What can be had again at any time: verified hashes, configurations, calibration text."""
     home = os.environ.get("MC_CHAT_HOME")
-    cache = (
-        Path(home).expanduser() / "cache"
-        if home
-        else platformdirs.user_cache_path("mc-chat", appauthor=False)
-    )
+    if home:
+        return Path(home).expanduser() / "cache"
+    return platformdirs.user_cache_path("mc-chat", appauthor=False)
+
+
+def _record_path(folder: Path) -> Path:
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return cache / "verified" / f"{name}.json"
+    return cache_dir() / "verified" / f"{name}.json"
 
 
 def _read(path: Path) -> Record | None:

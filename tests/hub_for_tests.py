@@ -62,6 +62,7 @@ class Request:
     path: str
     range: str | None
     token: str | None
+    user_agent: str
 
 
 class Hub:
@@ -168,7 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-        hub.requests.append(Request(self.command, path, self.headers.get("Range"), token))
+        agent = self.headers.get("User-Agent", "")
+        hub.requests.append(Request(self.command, path, self.headers.get("Range"), token, agent))
         if faults.reset:
             self.close_connection = True
             return

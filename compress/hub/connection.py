@@ -28,6 +28,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its lazy ex
 
 from engine.errors import HubError, McChatError, NetworkError
 
+# Else every request names torch's version, and the first asks the hub which agents it knows.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
 RepositoryKind = Literal["model", "dataset"]
 
 # huggingface_hub 1 speaks through httpx, 2 through httpx2; the parent of its own error is theirs.

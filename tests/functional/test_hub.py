@@ -1,6 +1,7 @@
 """The true huggingface_hub against a small hub on localhost that can also fail."""
 
 import hashlib
+import itertools
 import os
 import random
 import threading
@@ -87,6 +88,16 @@ def test_a_listing_has_the_commit_the_sizes_and_the_hashes(hub: Hub) -> None:
     assert (config.sha256, config.size) == (None, len(original(hub, "config.json")))
     assert config.git_sha1
     assert refusal(lambda: listing.file("nothing"), HubError).startswith(f"{NAME} has no nothing")
+
+
+def test_the_hub_learns_nothing_but_what_is_asked_for(hub: Hub, folder: Path) -> None:
+    fetch_one(folder)
+    paths = [request.path for request in hub.requests]
+    assert paths == [
+        f"/api/models/{NAME}",
+        f"/{NAME}/resolve/{list_repository(NAME).revision}/{SHARDS[0]}",
+    ]
+    assert not any("torch" in request.user_agent for request in hub.requests)
 
 
 def test_a_job_keeps_its_commit_when_the_hub_moves_on(hub: Hub, folder: Path) -> None:
@@ -388,7 +399,7 @@ def test_kept_shards_all_stay_and_are_not_fetched_again(hub: Hub, folder: Path) 
 
 def test_a_layer_on_two_shards_reads_them_in_turns(hub: Hub, folder: Path) -> None:
     with shards(folder, order=SHARDS * 2) as source:
-        for first, second in zip(SHARDS, SHARDS[1:], strict=False):
+        for first, second in itertools.pairwise(SHARDS):
             for name in (first, second, first, second):
                 source.fetch(name)
             assert on_disk(folder) == {first, second}
