@@ -1,8 +1,8 @@
 """A scripted compression: speaks `compress.progress`, and stops cleanly when it is asked to.
 
 Arguments as for `compress.job`; `--story` says how it ends: "done" writes a model that can be
-listed, "fail" runs out of disk once and works when tried again, "hold" waits to be stopped,
-"anew" wants --restart, "dies" is killed.
+listed, "fail" runs out of disk once and works when tried again, "offline" loses the network,
+"hold" waits to be stopped, or until NAME.go is there, "anew" wants --restart, "dies" is killed.
 """
 
 import argparse
@@ -75,10 +75,9 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--bits", type=float)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--device")
     parser.add_argument("--restart", action="store_true")
     parser.add_argument("--story", default="done")
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()
     teller = Teller(take_output())
 
     def stop(*_: object) -> None:
@@ -98,8 +97,18 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if options.story == "hold":
         steps(teller, until=0.55)
-        while True:
-            time.sleep(0.05)
+        while not options.out.with_suffix(".go").exists():
+            time.sleep(0.02)
+    if options.story == "offline":
+        steps(teller, until=0.3)
+        step = Progress(
+            "download", 1, LAYERS, 0.31, 12.0, 30.0, "shard 3 of 19, 1.2 of 4.9 GB, 85 MB/s"
+        )
+        teller.tell(step)
+        teller.tell(
+            JobFailed("NetworkError", "the connection was lost; run the same command again")
+        )
+        sys.exit(1)
     failed_before = options.out.with_suffix(".failed")
     if options.story == "fail" and not failed_before.exists():
         steps(teller, until=0.3)

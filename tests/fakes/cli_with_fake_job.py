@@ -1,0 +1,18 @@
+"""`mc-chat` whose compressions are `fake_job.py`; the first word says which story they tell."""
+
+import sys
+from pathlib import Path
+
+from app import cli, jobs
+
+FAKE_JOB = Path(__file__).with_name("fake_job.py")
+
+
+def main() -> int:
+    story, *words = sys.argv[1:]
+    jobs.JOB_COMMAND = [sys.executable, str(FAKE_JOB), "--story", story]
+    return cli.main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
