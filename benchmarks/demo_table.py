@@ -10,26 +10,20 @@ text, no ODP, no answers. The full table is also written to benchmarks/results/.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from safetensors.torch import load_file
 
 from assets import DEMO_DIR, corpus
+from benchmarks.demo_bench import RESULTS, Demo, conditions, each_seed, percent, spread
 from benchmarks.machine import machine
-from compress.allocation import LayerScores
-from compress.calibration import DEMO_SIZE, CalibrationSize, demo_windows
 from compress.evaluation import (
-    DEMO_SEED,
-    DEMO_WINDOWS,
     ITEMS_PER_SKILL,
     RECALL_DISTANCE,
     RECALL_ITEMS,
@@ -38,14 +32,10 @@ from compress.evaluation import (
     pruning_of,
     run_task,
 )
-from compress.pipeline import CompressJob, compress
-from compress.progress import Progress
 from engine.checkpoint import load_model
-from engine.config import ModelConfig
 from engine.manifest import read_manifest
 from engine.tokenizer import Tokenizer
 
-RESULTS = Path(__file__).parent / "results"
 ROWS = (
     ("uniform", 3.0, "refined"),
     ("uniform", 2.0, "refined"),
@@ -60,8 +50,6 @@ ROWS = (
 QUICK_ROWS = tuple(
     (allocator, 2.0, "refined") for allocator in ("uniform", "pmq", "fnorm-free", "random")
 )
-QUICK_WINDOWS = 8
-QUICK_SAMPLES = 16
 PRUNED_ROWS = (("pmq", 2.5, "refined"), ("pmq", 2.0, "refined"))
 
 
@@ -126,13 +114,8 @@ class Bench:
     """Compresses and measures with one calibration seed; the first one also asks questions."""
 
     def __init__(self, scratch: Path, seed: int, quick: bool) -> None:
-        self._scratch = scratch
-        self._seed = seed
+        self._demo = Demo(scratch, seed, quick)
         self._quick = quick
-        length = ModelConfig.from_folder(DEMO_DIR).max_context
-        count = QUICK_WINDOWS if quick else DEMO_WINDOWS
-        self._windows = demo_windows("heldout", CalibrationSize(count, length), DEMO_SEED)
-        self._scores: list[LayerScores] | None = None
 
     def original(self) -> Measured:
         """The 16-bit model."""
@@ -142,7 +125,13 @@ class Bench:
 
     def compressed(self, allocator: str, bits: float, quantizer: str) -> Iterator[Measured]:
         """One row, and one more with ODP where the table asks for it."""
-        folder = self._compress(allocator, bits, quantizer)
+        # The default quantizer's scores for every row: those with another are uniform.
+        folder = self._demo.compress(
+            f"{allocator}-{bits}-{quantizer}",
+            allocator=allocator,
+            bits=bits,
+            quantizer=quantizer,
+        )
         manifest = read_manifest(folder)
         name = f"{allocator} {bits:g}" + (f", {quantizer}" if allocator == "uniform" else "")
         size = manifest.sizes
@@ -151,35 +140,18 @@ class Bench:
         if (allocator, bits, quantizer) in PRUNED_ROWS and not self._quick:
             yield self._measure(folder, f"{name} + ODP", sizes, "odp")
 
-    def _compress(self, allocator: str, bits: float, quantizer: str) -> Path:
-        job = CompressJob(
-            source=DEMO_DIR,
-            out=self._scratch / f"{allocator}-{bits}-{quantizer}-{self._seed}",
-            bits=bits,
-            allocator=allocator,
-            quantizer=quantizer,
-            samples=QUICK_SAMPLES if self._quick else DEMO_SIZE.samples,
-            seed=self._seed,
-        )
-        # GPTQ's scores for every row: the rows with other quantizers are uniform and need none.
-        compress(job, _quiet, self._scores)
-        if self._scores is None:
-            layers = read_manifest(job.out).layers
-            self._scores = [LayerScores.of(record) for record in layers]
-        return job.out
-
     def _measure(
         self, folder: Path, name: str, sizes: tuple[float, float, int], mode: PruningMode
     ) -> Measured:
         model = load_model(folder)
         pruning = pruning_of(folder, mode)
-        whole = perplexity(model, self._windows, pruning)
+        whole = perplexity(model, self._demo.windows, pruning)
         measured = Measured(name, *sizes, whole.perplexity, whole.prune_ratio)
-        if self._seed or self._quick:
+        if self._demo.seed or self._quick:
             return measured
         stepwise = None
         if mode == "odp":
-            stepwise = perplexity(model, self._windows, pruning, stepwise=True).perplexity
+            stepwise = perplexity(model, self._demo.windows, pruning, stepwise=True).perplexity
         tokenizer = Tokenizer.from_folder(folder)
         return replace(
             measured,
@@ -203,21 +175,13 @@ def run_seed(seed: int, quick: bool) -> list[Measured]:
     return found
 
 
-def _quiet(progress: Progress) -> None:
-    """Nobody watches the single compressions."""
-
-
 def markdown(rows: list[Row], minutes: float, quick: bool) -> str:
     """The tables."""
     exact, seeds = rows[0].perplexity, len(rows[0].seeds)
-    count = QUICK_WINDOWS if quick else DEMO_WINDOWS
-    samples = QUICK_SAMPLES if quick else DEMO_SIZE.samples
     lines = [
         "# The demo's table",
         "",
-        f"{machine()}. Calibration: {samples} windows of {DEMO_SIZE.window} tokens of "
-        f"the corpus's train split, {seeds} seed{'s' if seeds > 1 else ''}; perplexity: {count} "
-        f"held-out windows, median over seeds (least to greatest). {minutes:.0f} minutes.",
+        conditions(seeds, quick, minutes),
         "Bits per expert weight count codes, scales and zero points; bytes are the whole "
         "checkpoint's. pmq-free is the program without its two forced widths; fnorm-free also "
         "leaves phi and w out of it.",
@@ -226,14 +190,13 @@ def markdown(rows: list[Row], minutes: float, quick: bool) -> str:
         "| facts right | recall at 300 | prune ratio |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        spread = f" ({min(row.perplexities):.3f} to {max(row.perplexities):.3f})"
-        lines.append(
-            f"| {row.name} | {row.first.nominal_bits:g} | {row.first.bits_per_expert_weight:.3f} "
-            f"| {row.first.bytes:,} | {row.perplexity:.3f}{spread if seeds > 1 else ''} "
-            f"| {row.perplexity / exact:.3f} | {_percent(row.factual)} "
-            f"| {_percent(row.first.recall)} | {_percent(row.prune_ratio)} |"
-        )
+    lines += [
+        f"| {row.name} | {row.first.nominal_bits:g} | {row.first.bits_per_expert_weight:.3f} "
+        f"| {row.first.bytes:,} | {spread(row.perplexities)} "
+        f"| {row.perplexity / exact:.3f} | {percent(row.factual)} "
+        f"| {percent(row.first.recall)} | {percent(row.prune_ratio)} |"
+        for row in rows
+    ]
     lines += [*_pruning_lines(rows), *_skill_lines(rows), *_claim_lines(rows)]
     return "\n".join(lines) + "\n"
 
@@ -258,18 +221,14 @@ def _skill_lines(rows: list[Row]) -> Iterator[str]:
     yield f"| | {' | '.join(skills)} | recall |"
     yield "|---" * (len(skills) + 2) + "|"
     for measured in scored:
-        shares = [_percent(measured.skills[skill]) for skill in skills]
-        yield f"| {measured.name} | {' | '.join(shares)} | {_percent(measured.recall)} |"
+        shares = [percent(measured.skills[skill]) for skill in skills]
+        yield f"| {measured.name} | {' | '.join(shares)} | {percent(measured.recall)} |"
 
 
 def _claim_lines(rows: list[Row]) -> Iterator[str]:
     yield ""
     for claim, holds in claims(rows).items():
         yield f"- {claim}: {'yes' if holds else 'NO'}"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def claims(rows: list[Row]) -> dict[str, bool]:
@@ -294,9 +253,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = 1 if options.quick else options.seeds
     began = time.monotonic()
-    # A seed a process: a model this small leaves a second core idle.
-    with ProcessPoolExecutor(min(seeds, os.cpu_count() or 1), get_context("spawn")) as pool:
-        columns = list(pool.map(run_seed, range(seeds), [options.quick] * seeds))
+    columns = each_seed(run_seed, seeds, options.quick)
     rows = [Row(measured) for measured in zip(*columns, strict=True)]
     table = markdown(rows, (time.monotonic() - began) / 60, options.quick)
     data = {"machine": machine(), "rows": [asdict(row) for row in rows], "claims": claims(rows)}

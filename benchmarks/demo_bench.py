@@ -1,0 +1,100 @@
+"""What the demo's tables share: the demo compressed with one calibration seed, and measured."""
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from assets import DEMO_DIR
+from benchmarks.machine import machine
+from compress.allocation import LayerScores
+from compress.calibration import DEMO_SIZE, CalibrationSize, demo_windows
+from compress.evaluation import DEMO_SEED, DEMO_WINDOWS
+from compress.pipeline import CompressJob, compress
+from compress.progress import Progress
+from engine.config import ModelConfig
+from engine.manifest import read_manifest
+
+RESULTS = Path(__file__).parent / "results"
+QUICK_WINDOWS = 8
+QUICK_SAMPLES = 16
+
+T = TypeVar("T")
+
+
+class Demo:
+    """Compresses the demo with one calibration seed; ``windows`` [N, T] are the held-out text.
+
+    Scores of experts (phi, w, eps) do not depend on the allocation and are measured once.
+    """
+
+    def __init__(self, scratch: Path, seed: int, quick: bool) -> None:
+        self.seed = seed
+        self.samples = QUICK_SAMPLES if quick else DEMO_SIZE.samples
+        length = ModelConfig.from_folder(DEMO_DIR).max_context
+        count = QUICK_WINDOWS if quick else DEMO_WINDOWS
+        self.windows = demo_windows("heldout", CalibrationSize(count, length), DEMO_SEED)
+        self._scratch = scratch
+        self._scores: list[LayerScores] | None = None
+
+    def scores(self) -> list[LayerScores]:
+        """Layer by layer, at 1, 2 and 3 bits."""
+        if self._scores is None:
+            layers = read_manifest(self._compress("scores", None)).layers
+            self._scores = [LayerScores.of(record) for record in layers]
+        return self._scores
+
+    def compress(
+        self, name: str, scores: Sequence[LayerScores] | None = None, **options: Any
+    ) -> Path:
+        """The demo compressed by a job with these options; returns its folder.
+
+        Other ``scores`` than the measured ones may decide the widths.
+        """
+        return self._compress(name, self.scores() if scores is None else scores, **options)
+
+    def _compress(self, name: str, scores: Sequence[LayerScores] | None, **options: Any) -> Path:
+        out = self._scratch / f"{name}-{self.seed}"
+        job = CompressJob(
+            DEMO_DIR, out, samples=self.samples, seed=self.seed, device="cpu", **options
+        )
+        return compress(job, _quiet, scores)
+
+
+def _quiet(progress: Progress) -> None:
+    """Nobody watches the single compressions."""
+
+
+def each_seed(run: Callable[[int, bool], T], seeds: int, quick: bool) -> list[T]:
+    """``run(seed, quick)`` for each seed, side by side.
+
+    A seed a process: a model this small leaves a second core idle.
+    """
+    with ProcessPoolExecutor(min(seeds, os.cpu_count() or 1), get_context("spawn")) as pool:
+        return list(pool.map(run, range(seeds), [quick] * seeds))
+
+
+def conditions(seeds: int, quick: bool, minutes: float) -> str:
+    """What the figures were measured on, in sentences."""
+    count = QUICK_WINDOWS if quick else DEMO_WINDOWS
+    samples = QUICK_SAMPLES if quick else DEMO_SIZE.samples
+    return (
+        f"{machine()}. Calibration: {samples} windows of {DEMO_SIZE.window} tokens of the corpus's "
+        f"train split, {seeds} seed{'s' if seeds > 1 else ''}; perplexity: {count} held-out "
+        f"windows, median over seeds (least to greatest). {minutes:.0f} minutes."
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median of some values, and their range if there are several that differ."""
+    median = f"{statistics.median(values):.3f}"
+    low, high = f"{min(values):.3f}", f"{max(values):.3f}"
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def percent(share: float | None) -> str:
+    """A share as a whole per cent; nothing for None."""
+    return "" if share is None else f"{100 * share:.0f} %"
