@@ -1,10 +1,12 @@
 """What fits: a table of widths with their bytes, before anything is downloaded or compressed.
 
 Free of torch. Widths go from 1.5 to 3.0 bits in quarters: below, the paper's perplexity is twice
-the original's; above, an expert would need 4 bits. With eight experts every quarter can be hit
-exactly, and one step is 1.4 GB on Mixtral 8x7B, about the least that is worth choosing between.
+the original's; above, experts need 4 bits, which is offered where 3.0 leaves room for more. With
+eight experts every quarter can be hit exactly, and one step is 1.4 GB on Mixtral 8x7B, about the
+least that is worth choosing between.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine import budget
@@ -17,12 +19,12 @@ class PaperScore:
     """What the paper measured on Mixtral 8x7B near a width (METHOD section 5).
 
     ``label`` is the width as the paper prints it, attention included; ``perplexity`` is of
-    WikiText-2 at 2048 tokens; ``zero_shot`` is the mean over eight tasks, in per cent, None where
+    WikiText-2 at 2048 tokens; ``zero_shot`` is the mean over eight tasks, in per cent. None where
     the paper gives none.
     """
 
     label: float
-    perplexity: float
+    perplexity: float | None
     zero_shot: float | None
 
     @property
@@ -32,6 +34,7 @@ class PaperScore:
 
 
 _PAPER = (
+    PaperScore(3.0, None, 69.09),  # uniform: with every expert at 3 bits nothing is left to mix
     PaperScore(2.54, 5.09, 67.50),
     PaperScore(2.42, 5.25, None),
     PaperScore(2.30, 5.45, None),
@@ -61,14 +64,34 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """Where nothing fits: what ``nominal_bits`` need on another device, or at another context.
+
+    ``device`` is an id; ``free_bytes`` of it are free, 0 if unknown.
+    """
+
+    device: str
+    device_name: str
+    context: int
+    nominal_bits: float
+    total_bytes: int
+    free_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True)
 class Plan:
-    """All choices, the smallest first. ``reason`` says why ``recommended`` is, or is not."""
+    """All choices, the smallest first. ``reason`` says why ``recommended`` is, or is not.
+
+    ``alternatives`` is empty unless nothing fits.
+    """
 
     device: Device
     context: int
     choices: tuple[Choice, ...]
     recommended: Choice | None
     reason: str
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def plan(
@@ -76,17 +99,27 @@ def plan(
     device: Device,
     context: int | None = None,
     preferred_bits: float | None = None,
+    others: Sequence[Device] = (),
 ) -> Plan:
     """Weigh every width against the free memory of ``device`` at ``context`` tokens.
 
     ``context`` None: 8192 tokens, or the model's own limit if that is shorter. Recommended is
     ``preferred_bits`` if it fits comfortably, else the largest width that does, else the smallest
-    if it fits at all. Raises UsageError for a context that the model was not trained for.
+    if it fits at all. Where nothing fits, a shorter context is looked for, and ``others``, the
+    further devices of the machine. A device of unknown memory is given the benefit of the doubt.
+    Raises UsageError for a context that the model was not trained for.
     """
     tokens = budget.choose_context(config, context)
     choices = tuple(_choice(config, device, tokens, bits) for bits in budget.NOMINAL_BITS)
-    recommended, reason = _recommend(choices, device, preferred_bits)
-    return Plan(device, tokens, choices, recommended, reason)
+    if device.memory_known and _is_comfortable(choices[-1]):
+        wide = (_choice(config, device, tokens, bits) for bits in budget.WIDE_BITS)
+        choices += tuple(choice for choice in wide if choice.fits)
+    if any(choice.fits for choice in choices):
+        recommended, reason = _recommend(choices, device, preferred_bits)
+        return Plan(device, tokens, choices, recommended, reason)
+    alternatives = tuple(_alternatives(config, device, tokens, others))
+    reason = _why_nothing(choices[0], device, alternatives)
+    return Plan(device, tokens, choices, None, reason, alternatives)
 
 
 def _choice(config: ModelConfig, device: Device, context: int, bits: float) -> Choice:
@@ -97,29 +130,94 @@ def _choice(config: ModelConfig, device: Device, context: int, bits: float) -> C
         kv_bytes=need.kv_cache,
         workspace_bytes=need.workspace,
         total_bytes=need.total,
-        fits=need.fits(device.free_bytes),
-        tight=need.is_tight(device.free_bytes),
+        fits=_fits(need, device),
+        tight=device.memory_known and not device.problem and need.is_tight(device.free_bytes),
         paper_score=paper_score(config, bits),
     )
 
 
+def _fits(need: budget.Budget, device: Device) -> bool:
+    if device.problem:
+        return False
+    return need.fits(device.free_bytes) if device.memory_known else True
+
+
+def _is_comfortable(choice: Choice) -> bool:
+    return choice.fits and not choice.tight
+
+
 def _recommend(
     choices: tuple[Choice, ...], device: Device, preferred_bits: float | None
-) -> tuple[Choice | None, str]:
-    comfortable = [choice for choice in choices if choice.fits and not choice.tight]
+) -> tuple[Choice, str]:
+    comfortable = [choice for choice in choices if _is_comfortable(choice)]
     preferred = next((row for row in comfortable if row.nominal_bits == preferred_bits), None)
+    if not device.memory_known:
+        return preferred or choices[0], (
+            f"the free memory of {device.name} is unknown, so that nothing could be checked"
+        )
     if preferred:
         return preferred, f"fits on {device.name}, and gives its experts different widths"
     if comfortable:
         return comfortable[-1], f"the largest that fits comfortably on {device.name}"
-    smallest = choices[0]
-    if smallest.fits:
-        return smallest, f"the only kind that fits on {device.name}, and tightly"
-    short = (smallest.total_bytes - device.free_bytes) / 2**30
-    return None, (
-        f"nothing fits on {device.name}: {smallest.nominal_bits} bits need {short:.1f} GiB more "
-        "than is free; shorten the context, close other programs or use another device"
-    )
+    return choices[0], f"the only kind that fits on {device.name}, and tightly"
+
+
+def _alternatives(
+    config: ModelConfig, device: Device, context: int, others: Sequence[Device]
+) -> list[Alternative]:
+    """The smallest width at a shorter context, and what it needs on every other device."""
+    bits = budget.NOMINAL_BITS[0]
+
+    def on(other: Device, tokens: int) -> Alternative:
+        need = budget.nominal_budget(config, bits, budget.GROUP_SIZE, tokens, other.kind)
+        fits, free = _fits(need, other), other.free_bytes
+        return Alternative(other.id, other.name, tokens, bits, need.total, free, fits)
+
+    shorter = None
+    if device.memory_known and not device.problem:
+        shorter = budget.longest_context(
+            config,
+            lambda tokens: budget.nominal_budget(
+                config, bits, budget.GROUP_SIZE, tokens, device.kind
+            ),
+            device.free_bytes,
+        )
+    found = [] if shorter is None else [on(device, shorter)]
+    return found + [on(other, context) for other in others if _is_another(other, device)]
+
+
+def _is_another(other: Device, device: Device) -> bool:
+    return other.id != device.id and not other.problem
+
+
+def _why_nothing(smallest: Choice, device: Device, alternatives: tuple[Alternative, ...]) -> str:
+    if device.problem:
+        why = f"{device.name} cannot be used: {device.problem}"
+    else:
+        short = _gigabytes(smallest.total_bytes - device.free_bytes)
+        why = (
+            f"nothing fits on {device.name}: {smallest.nominal_bits} bits need {short} more than "
+            "is free"
+        )
+    ways = [_words(other, device) for other in alternatives]
+    if not any(other.fits for other in alternatives):
+        ways.append("close other programs or use another device")
+    return "; ".join([why, *ways])
+
+
+def _words(other: Alternative, device: Device) -> str:
+    if other.device == device.id:
+        return f"a context of {other.context:,} tokens would fit"
+    place = "the CPU" if other.device == "cpu" else other.device_name
+    need = _gigabytes(other.total_bytes)
+    if not other.free_bytes:
+        return f"{place} would need {need}"
+    would = "could hold it" if other.fits else "could not hold it either"
+    return f"{place} {would}: {need}, of {_gigabytes(other.free_bytes)} free"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def paper_score(config: ModelConfig, nominal_bits: float) -> PaperScore | None:

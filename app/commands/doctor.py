@@ -10,7 +10,9 @@ from typing import Any
 
 from app import about, models, paths, units
 from app.arguments import Commands, add_json, print_json
+from app.device_words import memory_words
 from app.render import safe_text
+from engine.protocol import Device
 
 
 def add(commands: Commands) -> None:
@@ -78,10 +80,9 @@ def _text(report: dict[str, Any]) -> str:
     ]
     for device in report["devices"]:
         note = f" ({device['note']})" if device["note"] else ""
-        lines.append(
-            f"{device['id']}: {device['name']}{note}, {units.size(device['free_bytes'])} free of "
-            f"{units.size(device['total_bytes'])}, {report['kernels'][device['id']]}"
-        )
+        words = memory_words(Device(**device))
+        kernels = report["kernels"][device["id"]]
+        lines.append(f"{device['id']}: {device['name']}{note}, {words}, {kernels}")
     lines.append("")
     lines += [f"{name}: {path}" for name, path in report["paths"].items()]
     lines.append(f"disk: {units.size(report['disk_free_bytes'])} free for models")

@@ -7,13 +7,18 @@ from pathlib import Path
 
 from app import models, sources, units
 from app.arguments import Commands, add_json, positive, print_json, size
+from app.device_words import memory_words
 from app.render import safe_text
-from compress.plan import Choice, Plan, plan
+from compress.plan import Choice, PaperScore, Plan, plan
+from engine.budget import CUDA_CONTEXT_BYTES
 from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.errors import SourceError
 from engine.protocol import Device
 
 _MIXTRAL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+_UNKNOWN_CPU = Device("a CPU", "cpu", "cpu", 0, 0)
+"""Beside a card that is not here: whatever machine it may be in."""
+TRY_ANYWAY = "to try it anyway: mc-chat run MODEL --force, or Enter twice in the wizard"
 
 
 def add(commands: Commands) -> None:
@@ -29,6 +34,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--vram", type=size, metavar="SIZE", help="plan for a GPU with this much free memory"
     )
+    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N; default auto")
     parser.add_argument("--context", type=positive, metavar="N", help="tokens of context")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -37,13 +43,25 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table of choices."""
     config = source_config(options.source)
-    device = best_device() if options.vram is None else card(options.vram)
+    device, others = _devices(options.device, options.vram)
     preferred = models.DEMO_BITS if options.source == models.DEMO else None
-    result = plan(config, device, options.context, preferred)
+    result = plan(config, device, options.context, preferred, others)
     if options.json:
         print_json(dataclasses.asdict(result))
     else:
         print(_table(options.source, result))
+
+
+def _devices(name: str | None, vram: int | None) -> tuple[Device, tuple[Device, ...]]:
+    """The device to plan for, and the others of this machine."""
+    if name is None and vram is not None:
+        return card(vram), (_UNKNOWN_CPU,)
+    from engine import devices  # imports torch
+
+    device = devices.choose(name or "auto")
+    if vram is not None:
+        device = dataclasses.replace(device, free_bytes=vram, total_bytes=vram, note="")
+    return device, devices.detect()
 
 
 def source_config(source: str) -> ModelConfig:
@@ -75,33 +93,25 @@ def _downloaded_config(repository: str) -> Path:
         ) from None
 
 
-def best_device() -> Device:
-    """The best device of this machine."""
-    from engine.devices import detect  # imports torch
-
-    return detect()[0]
-
-
 def card(free_bytes: int) -> Device:
-    """A GPU that is not here, with this much free memory."""
-    return Device(
-        f"a GPU with {units.size(free_bytes)} free", "cuda", "cuda", free_bytes, free_bytes
-    )
+    """A GPU that is not here, with this much free memory before any program starts on it."""
+    left = max(0, free_bytes - CUDA_CONTEXT_BYTES)
+    name = f"a GPU with {units.size(free_bytes)} free"
+    return Device(name, "cuda", "cuda", free_bytes, left, "what CUDA takes itself deducted")
 
 
 def _table(source: str, result: Plan) -> str:
     device = result.device
     lines = [
-        f"{source} on {device.name}: {units.size(device.free_bytes)} free of "
-        f"{units.size(device.total_bytes)}, context {result.context} tokens",
+        f"{source} on {device.name}: {memory_words(device)}, context {result.context} tokens",
         "",
         f"{'bits':>6} {'weights':>9} {'KV cache':>9} {'work':>9} {'total':>9}  "
-        f"{'fits':<9}{'paper PPL':>9}",
+        f"{'fits':<9}{'paper PPL':>9} {'tasks':>7}",
         *(_row(choice, choice == result.recommended) for choice in result.choices),
         "",
     ]
     if result.recommended is None:
-        lines.append(result.reason)
+        lines += [result.reason, TRY_ANYWAY]
     else:
         lines.append(f"recommended: {result.recommended.nominal_bits:g} bits, {result.reason}")
     return safe_text("\n".join(lines))
@@ -110,7 +120,17 @@ def _table(source: str, result: Plan) -> str:
 def _row(choice: Choice, recommended: bool) -> str:
     sizes = (choice.weights_bytes, choice.kv_bytes, choice.workspace_bytes, choice.total_bytes)
     fits = "tightly" if choice.tight else "yes" if choice.fits else "no"
-    paper = f"{choice.paper_score.perplexity:.2f}" if choice.paper_score else ""
+    perplexity, tasks = _paper(choice.paper_score)
     mark = ">" if recommended else " "
     columns = " ".join(f"{units.size(count):>9}" for count in sizes)
-    return f"{mark}{choice.nominal_bits:>5g} {columns}  {fits:<9}{paper:>9}".rstrip()
+    return (
+        f"{mark}{choice.nominal_bits:>5g} {columns}  {fits:<9}{perplexity:>9} {tasks:>7}".rstrip()
+    )
+
+
+def _paper(score: PaperScore | None) -> tuple[str, str]:
+    """Perplexity and the mean of the tasks, where the paper has them."""
+    if score is None:
+        return "", ""
+    perplexity = "" if score.perplexity is None else f"{score.perplexity:.2f}"
+    return perplexity, "" if score.zero_shot is None else f"{score.zero_shot:.1f} %"

@@ -54,7 +54,7 @@ def test_the_original_mixtral_takes_what_the_method_says() -> None:
 
 
 @given(
-    nominal=st.floats(1, 3),
+    nominal=st.floats(1, 4),
     experts=st.integers(1, 16),
 )
 def test_the_spread_has_the_mean_and_no_cheaper_neighbours(nominal: float, experts: int) -> None:
@@ -64,13 +64,13 @@ def test_the_spread_has_the_mean_and_no_cheaper_neighbours(nominal: float, exper
     assert max(widths) - min(widths) <= 1
 
 
-@given(st.lists(st.integers(1, 3), min_size=8, max_size=8))
+@given(st.lists(st.integers(1, 4), min_size=8, max_size=8))
 def test_a_real_allocation_takes_at_most_what_its_mean_promises(widths: list[int]) -> None:
     promised = budget.spread_bits(sum(widths) / 8, 8)
     real, most = (budget.expert_bytes(MIXTRAL_8X7B, bits, 128) for bits in (widths, promised))
     assert real <= most
-    # All experts at 1 or 3 bits save the most zero points.
-    assert most <= 1.03 * real
+    # Half of the experts at 1 bit and half at 4 save the most zero points.
+    assert most <= 1.04 * real
 
 
 def test_fitting_and_comfort() -> None:
@@ -84,7 +84,9 @@ def test_fitting_and_comfort() -> None:
     assert not need.is_tight(89), "what does not fit is not tight"
 
 
-@pytest.mark.parametrize(("bits", "smaller"), [(3.0, 2.75), (2.0, 1.75), (1.5, None)])
+@pytest.mark.parametrize(
+    ("bits", "smaller"), [(4.0, 3.75), (3.25, 3.0), (3.0, 2.75), (2.0, 1.75), (1.5, None)]
+)
 def test_the_largest_width_that_fits(bits: float, smaller: float | None) -> None:
     def largest(free: int, **more: float) -> float | None:
         return budget.largest_that_fits(MIXTRAL_8X7B, 128, 8192, "cuda", free, **more)
@@ -93,6 +95,16 @@ def test_the_largest_width_that_fits(bits: float, smaller: float | None) -> None
     assert largest(need) == bits
     assert largest(need - 1) == smaller
     assert largest(need, below=bits) == smaller
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+def test_the_longest_context_is_found_to_the_step(spare: int) -> None:
+    def need(context: int) -> Budget:
+        return budget.nominal_budget(MIXTRAL_8X7B, 2.0, 128, context, "cuda")
+
+    for context in (256, 1024, 12_544, 32_768):
+        found = budget.longest_context(MIXTRAL_8X7B, need, need(context).total + spare)
+        assert found == (context + spare // 1 * 256 or None)
 
 
 def test_contexts_beyond_the_training_are_refused() -> None:

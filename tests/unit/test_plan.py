@@ -18,11 +18,30 @@ def gpu(free: float) -> Device:
     return Device("Card", "cuda", "cuda:0", 24 * GIB, int(free * GIB))
 
 
+CPU = Device("Abacus", "cpu", "cpu", 64 * GIB, 20 * GIB)
+
+
 def test_a_24_gb_card_takes_three_bits_comfortably() -> None:
     result = plan(MIXTRAL_8X7B, gpu(23.3), 8192)
-    assert result.recommended == result.choices[-1]
+    assert result.recommended is not None
     assert result.recommended.nominal_bits == 3.0
-    assert all(choice.fits and not choice.tight for choice in result.choices)
+    up_to_three = [choice for choice in result.choices if choice.nominal_bits <= 3]
+    assert [choice.nominal_bits for choice in up_to_three] == [1.5, 1.75, 2, 2.25, 2.5, 2.75, 3]
+    assert all(choice.fits and not choice.tight for choice in up_to_three)
+
+
+@pytest.mark.parametrize(
+    ("free", "widest", "recommended"),
+    [(21.0, 3.0, 2.75), (23.0, 3.5, 3.0), (48.0, 4.0, 4.0)],
+)
+def test_more_than_three_bits_are_offered_where_there_is_room(
+    free: float, widest: float, recommended: float
+) -> None:
+    result = plan(MIXTRAL_8X7B, gpu(free), 8192)
+    assert result.choices[-1].nominal_bits == widest
+    assert all(choice.fits for choice in result.choices if choice.nominal_bits > 3)
+    assert result.recommended is not None
+    assert result.recommended.nominal_bits == recommended
 
 
 def total(bits: float) -> int:
@@ -67,8 +86,59 @@ def test_where_only_the_smallest_fits_tightly_it_is_recommended_with_a_word() ->
 def test_where_nothing_fits_nothing_is_recommended_and_the_shortfall_is_named() -> None:
     result = plan(MIXTRAL_8X7B, gpu(8), 8192)
     assert result.recommended is None
-    missing = (result.choices[0].total_bytes - 8 * GIB) / GIB
-    assert f"{missing:.1f} GiB more" in result.reason
+    missing = (result.choices[0].total_bytes - 8 * GIB) / 1e9
+    assert f"{missing:.1f} GB more" in result.reason
+    assert "close other programs" in result.reason
+    assert result.alternatives == ()
+
+
+def test_a_context_that_would_fit_is_the_longest() -> None:
+    free = total(1.5) - 300_000_000
+    device = replace(gpu(24), free_bytes=free)
+    (shorter,) = plan(MIXTRAL_8X7B, device, 8192).alternatives
+    assert f"a context of {shorter.context:,} tokens would fit" in plan(MIXTRAL_8X7B, device).reason
+    assert shorter.fits
+    assert plan(MIXTRAL_8X7B, device, shorter.context).choices[0].fits
+    assert not plan(MIXTRAL_8X7B, device, shorter.context + 256).choices[0].fits
+    assert shorter.total_bytes == plan(MIXTRAL_8X7B, device, shorter.context).choices[0].total_bytes
+
+
+def test_the_cpu_is_offered_with_what_it_would_need() -> None:
+    card = gpu(8)
+    result = plan(MIXTRAL_8X7B, card, 8192, others=(card, CPU))
+    (other,) = result.alternatives
+    assert other.fits
+    assert other.total_bytes == plan(MIXTRAL_8X7B, CPU, 8192).choices[0].total_bytes
+    assert f"the CPU could hold it: {other.total_bytes / 1e9:.1f} GB, of 21.5 GB free" in (
+        result.reason
+    )
+    small = replace(CPU, free_bytes=4 * GIB)
+    result = plan(MIXTRAL_8X7B, card, 8192, others=(card, small))
+    assert not result.alternatives[0].fits
+    assert "the CPU could not hold it either" in result.reason
+    assert "close other programs" in result.reason
+
+
+def test_unknown_memory_blocks_nothing_and_is_named() -> None:
+    unknown = Device("Box", "cpu", "cpu", 0, 0, "memory unknown")
+    result = plan(MIXTRAL_8X7B, unknown, 8192)
+    assert all(choice.fits and not choice.tight for choice in result.choices)
+    assert len(result.choices) == 7
+    assert result.recommended == result.choices[0]
+    assert "is unknown" in result.reason
+
+
+def test_a_device_that_cannot_be_used_fits_nothing() -> None:
+    old = replace(gpu(20), problem="too old")
+    result = plan(MIXTRAL_8X7B, old, 8192, others=(CPU, old))
+    assert not any(choice.fits or choice.tight for choice in result.choices)
+    assert result.recommended is None
+    assert result.reason.startswith("Card cannot be used: too old; the CPU could hold it")
+
+
+def test_devices_that_cannot_be_used_are_not_offered() -> None:
+    old = Device("Old", "cuda", "cuda:1", 90 * GIB, 90 * GIB, problem="too old")
+    assert plan(MIXTRAL_8X7B, gpu(8), 8192, others=(old,)).alternatives == ()
 
 
 def test_sizes_grow_with_the_bits_and_add_up() -> None:
@@ -98,9 +168,10 @@ def test_the_papers_figures_stand_only_where_it_measured() -> None:
         for choice in plan(MIXTRAL_8X7B, gpu(24), 8192).choices
     }
     labels = {bits: score.label for bits, score in scores.items() if score}
-    assert labels == {1.5: 1.57, 1.75: 1.81, 2.0: 2.05, 2.25: 2.30, 2.5: 2.54}
+    assert labels == {1.5: 1.57, 1.75: 1.81, 2.0: 2.05, 2.25: 2.30, 2.5: 2.54, 3.0: 3.0}
     assert scores[2.5] is not None
     assert (scores[2.5].perplexity, scores[2.5].zero_shot) == (5.09, 67.50)
+    assert (scores[3.0].perplexity, scores[3.0].zero_shot) == (None, 69.09)
     assert paper_score(MIXTRAL_8X7B, 2.6) is None
     other = replace(MIXTRAL_8X7B, num_layers=56)
     assert paper_score(other, 2.5) is None
