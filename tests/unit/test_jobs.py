@@ -252,9 +252,7 @@ def test_a_reader_that_goes_away_does_not_end_the_job() -> None:
 # --- the screen's end -----------------------------------------------------------------------------
 
 
-async def heard_from(
-    client: CompressClient, heard: list[JobEvent], end: Callable[[], bool]
-) -> None:
+async def until(end: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not end():
             await asyncio.sleep(0.01)
