@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from app import about, paths
-from app.commands import compress, doctor, export, measure, models, plan, run, watch
+from app.commands import compress, doctor, export, hub, measure, models, plan, run, watch
 from app.render import safe_text
 from engine.errors import Interrupted, McChatError, UsageError
 
-_GROUPS = (run, plan, compress, watch, models, export, measure, doctor)
+_GROUPS = (run, plan, compress, watch, hub, models, export, measure, doctor)
 _LOG_NAME = "mc-chat.log"
 
 

@@ -229,7 +229,9 @@ class _Handler(BaseHTTPRequestHandler):
                     digest, size = _sha256(path), path.stat().st_size
                     sibling["lfs"] = {"sha256": digest, "size": size, "pointerSize": 130}
             siblings.append(sibling)
-        self._json({"id": name, "modelId": name, "sha": commit, "siblings": siblings})
+        private = self.server.hub.created.get(name, False)
+        answer = {"id": name, "modelId": name, "sha": commit, "private": private}
+        self._json(answer | {"siblings": siblings})
 
     def _resolve(self, kind: str, name: str, revision: str, file: str) -> None:
         faults = self.server.hub.faults

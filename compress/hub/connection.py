@@ -161,8 +161,8 @@ def _refusal(error: Exception, repository: str, status: int | None) -> str:
         return f"{repository} lacks a file that is needed: it is not what it was taken for"
     if status == 401:
         return (
-            "the hub does not know your token: log in again with `hf auth login`, or correct "
-            "or unset HF_TOKEN"
+            "the hub knows no valid token of yours: log in with `hf auth login`, or correct or "
+            "unset HF_TOKEN"
         )
     said = getattr(error, "server_message", None) or ""
     said = f" ({' '.join(str(said).split())})" if said else ""

@@ -53,7 +53,7 @@ def download(
     """
     path = folder / plain_name(file.name)
     folder.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and (verified.knows(path, file) or _matches(path, file, listener)):
+    if path.is_file() and (verified.knows(path, file) or matches(path, file, listener)):
         verified.remember(path, file)
         listener(file.size)
         return path
@@ -65,7 +65,7 @@ def download(
         except _NotTheFileError:
             partial.unlink(missing_ok=True)
             continue
-        if _matches(partial, file, listener):
+        if matches(partial, file, listener):
             os.replace(partial, path)
             verified.remember(path, file)
             return path
@@ -153,16 +153,13 @@ def _continues(response: Any, start: int) -> bool:
     return bool(response.headers.get("Content-Range", "").startswith(f"bytes {start}-"))
 
 
-def _matches(path: Path, file: HubFile, listener: ByteListener) -> bool:
-    """Whether a file's size and hash are those of the listing; gigabytes take seconds."""
+def matches(path: Path, file: HubFile, listener: ByteListener) -> bool:
+    """Whether a file's size and hash are those of the listing; gigabytes take seconds, through
+    which the listener hears the size."""
     if path.stat().st_size != file.size:
         return False
-    if file.sha256:
-        digest = hashlib.sha256()
-    elif file.git_sha1:
-        digest = hashlib.sha1(f"blob {file.size}\0".encode())
-    else:
-        return False
+    # git hashes a header along with the content
+    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(f"blob {file.size}\0".encode())
     with path.open("rb") as content:
         while piece := content.read(_PIECE):
             digest.update(piece)

@@ -113,7 +113,7 @@ def test_a_job_keeps_its_commit_when_the_hub_moves_on(hub: Hub, folder: Path) ->
     [
         (None, False, False, "owner/absent", "no repository owner/absent"),
         (None, False, True, NAME, "log in with `hf auth login`"),
-        ("hf_wrong", False, False, NAME, "does not know your token"),
+        ("hf_wrong", False, False, NAME, "no valid token of yours"),
         (TOKEN, True, False, NAME, f"accept its licence at {{url}}/{NAME}"),
         (None, False, False, "no name", "write it like owner/name"),
     ],

@@ -1,0 +1,128 @@
+"""Uploads a compressed checkpoint with a model card, in one commit at the end.
+
+What the hub has already, by its hash, is not sent again: neither files of an earlier publishing
+nor those that an interrupted one had uploaded.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+from compress.companions import COMPANIONS
+from compress.hub.card import model_card
+from compress.hub.connection import HUB_ERRORS, explained, require_online
+from compress.hub.download import matches
+from compress.hub.meter import Meter
+from compress.hub.repository import HubRepository, list_repository
+from compress.hub.shards import Transfer, TransferListener
+from engine.errors import HubError
+from engine.manifest import MANIFEST_NAME, Manifest, open_manifest, verify_hashes
+
+Result = TypeVar("Result")
+
+_CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a checkpoint is on the hub; ``uploaded`` names the files that were new there."""
+
+    repository: str
+    url: str
+    revision: str
+    uploaded: tuple[str, ...]
+
+
+def publish(folder: Path, name: str, private: bool, listener: TransferListener) -> Published:
+    """Upload the checkpoint in ``folder`` to the repository ``name``, which is made if need be.
+
+    Every byte is verified first. The listener hears of each file and may raise Interrupted: a
+    later call goes on. Raises CheckpointError, HubError, NetworkError.
+    """
+    require_online(False, name)
+    # One line of ours instead of one per retry, and instead of bars.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    disable_progress_bars()
+    manifest = open_manifest(folder)
+    verify_hashes(folder, manifest, lambda file: listener(_verifying(file)))
+    _ask(name, lambda: _create(name, private))
+    new = _new_files(folder, manifest, list_repository(name))
+    operations = _upload(name, new, listener)
+    card = CommitOperationAdd(_CARD, model_card(manifest, name).encode())
+    message = f"{manifest.name}: {manifest.nominal_bits:g} bits, by mc-chat"
+    commit = _ask(
+        name,
+        lambda: HfApi().create_commit(name, [*operations, card], commit_message=message),
+    )
+    uploaded = tuple(path.name for path in new)
+    return Published(name, f"{HfApi().endpoint}/{name}", commit.oid, uploaded)
+
+
+def _verifying(file: str) -> Transfer:
+    return Transfer(file, 0, 0, 0.0, None, f"reading {file}")
+
+
+def _create(name: str, private: bool) -> None:
+    """Make the repository. One that exists stays as visible as it is, so that is looked at."""
+    HfApi().create_repo(name, private=private, exist_ok=True)
+    if private and not HfApi().model_info(name).private:
+        raise HubError(
+            f"{name} exists and is public, and --private was asked for: choose another name, or "
+            "make it private on the hub first"
+        )
+
+
+def _new_files(folder: Path, manifest: Manifest, there: HubRepository) -> list[Path]:
+    """The files of the checkpoint that the repository lacks or has with another content."""
+    companions = [name for name in COMPANIONS if (folder / name).is_file()]
+    names = dict.fromkeys([*manifest.files, *companions, MANIFEST_NAME])
+    return [
+        folder / name
+        for name in names
+        if not (there.has(name) and matches(folder / name, there.file(name), _silent))
+    ]
+
+
+def _silent(done: int) -> None:
+    """Comparing what was just verified is quick."""
+
+
+def _upload(name: str, paths: list[Path], listener: TransferListener) -> list[CommitOperationAdd]:
+    """Send the files that are stored beside git; the small ones go with the commit."""
+    sizes = [path.stat().st_size for path in paths]
+    meter = Meter(sum(sizes))
+    operations = []
+    for path, size in zip(paths, sizes, strict=True):
+        speed, eta = meter.bytes_per_second, meter.eta_seconds
+        listener(Transfer(path.name, meter.done, meter.total, speed, eta, f"uploading {path.name}"))
+        operation = CommitOperationAdd(path.name, str(path))
+        _ask(name, partial(_send, name, operation))
+        operations.append(operation)
+        meter.update(meter.done + size)
+    return operations
+
+
+def _send(name: str, operation: CommitOperationAdd) -> None:
+    HfApi().preupload_lfs_files(name, [operation], num_threads=1, free_memory=False)
+
+
+def _ask(name: str, request: Callable[[], Result]) -> Result:
+    """Do something on the hub, its failures in our words."""
+    try:
+        return request()
+    except HUB_ERRORS as error:
+        raise explained(error, name) from None
+    except (RuntimeError, ValueError, OSError) as error:
+        # The upload wraps what went wrong, and xet has errors of its own.
+        if isinstance(error.__cause__, HUB_ERRORS):
+            raise explained(error.__cause__, name) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise HubError(
+            f"uploading to {name} failed ({reason}): run the same command again to go on"
+        ) from None
