@@ -1,16 +1,19 @@
-"""What a compression has finished so far: one synced JSON line per layer.
+"""What a compression has finished so far: one synced JSON line per step.
 
-The first line is the job's fingerprint (recipe, source, calibration); each further line is one
-finished layer. A line that a crash cut short does not count.
+The first line is the job's fingerprint (recipe, source, calibration). Where the bits are spread
+over all layers at once, the scores of each layer follow; then each finished layer. A line that a
+crash cut short does not count.
 """
 
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.allocation.scores import LayerScores
 from engine.errors import UsageError
 from engine.manifest import FileRecord, LayerRecord
 from engine.protocol import from_dict
@@ -25,40 +28,50 @@ class Entry:
 
 
 class Journal:
-    """The entries of one job; ``entries[l]`` is layer l."""
+    """The steps of one job: ``scores[l]`` and ``entries[l]`` are of layer l."""
 
-    def __init__(self, path: Path, entries: list[Entry]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self.entries = entries
+        self.scores: list[LayerScores] = []
+        self.entries: list[Entry] = []
 
-    @classmethod
-    def begin(cls, path: Path, fingerprint: str) -> "Journal":
-        """Start a new one. Overwrites."""
-        path.write_text("", encoding="utf-8")
-        journal = cls(path, [])
-        journal._write_line({"fingerprint": fingerprint})
-        return journal
-
-    @classmethod
-    def resume(cls, path: Path, fingerprint: str) -> "Journal":
-        """Continue the one at ``path``.
+    def open(self, fingerprint: str) -> None:
+        """Read what is there, or begin a new journal.
 
         Raises UsageError when it belongs to another job.
         """
-        lines, length = _whole_lines(path)
-        if not lines or lines[0].get("fingerprint") != fingerprint:
+        if not self._path.is_file():
+            self._write_line({"fingerprint": fingerprint})
+            return
+        lines, length = _whole_lines(self._path)
+        if not lines:  # stopped within the first line
+            os.truncate(self._path, 0)
+            self._write_line({"fingerprint": fingerprint})
+            return
+        if lines[0].get("fingerprint") != fingerprint:
             raise UsageError(
-                f"{path.parent} holds an unfinished compression with other options or another "
-                "source: repeat those, or discard it with --restart"
+                f"{self._path.parent} holds an unfinished compression with other options or "
+                "another source: repeat those, or discard it with --restart"
             )
-        os.truncate(path, length)
-        entries = [
-            Entry(from_dict(LayerRecord, line["record"]), from_dict(FileRecord, line["file"]))
-            for line in lines[1:]
-        ]
-        return cls(path, entries)
+        os.truncate(self._path, length)
+        for line in lines[1:]:
+            if "scores" in line:
+                self.scores.append(from_dict(LayerScores, line["scores"]))
+            else:
+                record = from_dict(LayerRecord, line["record"])
+                self.entries.append(Entry(record, from_dict(FileRecord, line["file"])))
 
-    def append(self, entry: Entry) -> None:
+    def score(self, scores: LayerScores) -> None:
+        """Add the next layer's scores; on the disk when this returns."""
+        self._write_line({"scores": dataclasses.asdict(scores)})
+        self.scores.append(scores)
+
+    def use(self, scores: Sequence[LayerScores]) -> None:
+        """Take scores that an earlier run has measured, where none are noted yet."""
+        for layer in scores[len(self.scores) :]:
+            self.score(layer)
+
+    def finish(self, entry: Entry) -> None:
         """Add the next layer; on the disk when this returns."""
         self._write_line(dataclasses.asdict(entry))
         self.entries.append(entry)

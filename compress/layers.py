@@ -7,125 +7,169 @@ import torch
 from torch import Tensor
 
 from compress import pruning, streams
+from compress.data_free import ODP_QUANTILE, ODP_THRESHOLD, no_hessian
+from compress.projection import chunk_of
 from compress.quantizers import Quantizer
 from compress.quantizers.grid import Codes
-from compress.quantizers.hessian import Hessian, mean_hessian
-from compress.routed import Expert, MoeBlock, expert_of
+from compress.quantizers.hessian import Hessian, HessianSum
+from compress.routed import Expert, MoeBlock, StreamedExperts
+from compress.significance import expert_hessian
+from compress.streams import Stream, StreamStore
 from engine.attention import Rotation
 from engine.checkpoint import Projection
-from engine.experts import FloatExperts
-from engine.layout import MATRICES, Matrix
+from engine.layout import Matrix
 from engine.linear import FloatLinear, Linear
 from engine.manifest import DENSE_BITS
 from engine.model import Layer
+from engine.packing import PackedMatrix, pack
 from engine.pruning import own_importance
 
-ExpertCodes = dict[Matrix, Codes]
+PackedExpert = dict[Matrix, PackedMatrix]
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A layer's codes, and the threshold and quantile that ODP learned on them."""
+    """A layer's packed matrices, and the threshold and quantile that ODP learned on them."""
 
-    attention: dict[Projection, Codes]
-    experts: tuple[ExpertCodes, ...]
+    attention: dict[Projection, PackedMatrix]
+    experts: tuple[PackedExpert, ...]
     odp_threshold: float
     odp_quantile: float
 
 
 def quantize_layer(
     layer: Layer,
-    widths: tuple[int, ...],
-    stream: Tensor,
+    widths: Sequence[int],
+    store: StreamStore,
+    stream: Stream,
     rope: Rotation,
     quantize: Quantizer,
     group_size: int,
     listener: Callable[[int], None],
-) -> QuantizedLayer:
-    """Quantize expert i of a float layer to ``widths[i]`` bits and its attention to 4.
+) -> tuple[QuantizedLayer, Stream]:
+    """Quantize expert i of a layer as read from a source to ``widths[i]`` bits, its attention to 4.
 
-    ``stream`` [N, T, H], what the layer's input is behind the quantized layers before it, is
-    moved, in place, past the quantized layer. ``layer`` is used up. ``listener`` hears the index
-    of each expert before its turn.
+    ``stream`` is what the layer's input is behind the quantized layers before it; returns it past
+    the quantized layer too. ``layer`` is used up. ``listener`` hears the index of each expert
+    before its turn.
     """
     experts = layer.experts
-    if not isinstance(experts, FloatExperts):
-        raise TypeError("only layers in floating point can be quantized")
+    if not isinstance(experts, StreamedExperts):
+        raise TypeError("only layers as read from a source can be quantized")
     attention = _quantize_attention(layer, stream, rope, quantize, group_size)
+    hidden = store.after(stream, layer.index + 1)
     statistics = [
-        own_importance(layer.moe_input(part), seen)
-        for part, seen in streams.attend_with_statistics(layer, stream, rope)
+        own_importance(layer.moe_input(part), seen).cpu()
+        for part, seen in streams.attend_with_statistics(layer, stream, hidden, rope)
     ]
-    block = streams.moe_block(layer, stream)
-    codes = []
+    block, mixed = MoeBlock.of(layer, hidden), store.scratch()
+    packed = []
     for index, bits in enumerate(widths):
         listener(index)
-        expert = expert_of(experts, index)
-        codes.append(_quantize_expert(block, index, expert, bits, quantize, group_size))
-    layer.experts = _dequantize(codes)
-    streams.pass_experts(layer, stream, block.routing)
-    return QuantizedLayer(
+        expert = experts.read(index)
+        packed.append(_quantize_expert(block, index, expert, mixed, bits, quantize, group_size))
+    hidden.add(mixed)
+    quantized = QuantizedLayer(
         attention=attention,
-        experts=tuple(codes),
+        experts=tuple(packed),
         odp_threshold=pruning.ratio_threshold(block.routing),
         odp_quantile=pruning.protection_quantile(statistics),
     )
+    return quantized, hidden
+
+
+def quantize_data_free(
+    layer: Layer,
+    widths: Sequence[int],
+    quantize: Quantizer,
+    group_size: int,
+    listener: Callable[[int], None],
+) -> QuantizedLayer:
+    """Like `quantize_layer`, by a quantizer that looks at the weights alone. ODP learns nothing."""
+    experts, attention = layer.experts, layer.attention
+    if not isinstance(experts, StreamedExperts):
+        raise TypeError("only layers as read from a source can be quantized")
+
+    def codes(weights: Tensor, bits: int) -> Codes:
+        (found,) = quantize(weights, no_hessian(weights.device), (bits,), group_size)
+        return found
+
+    packed = []
+    for index, bits in enumerate(widths):
+        listener(index)
+        expert = experts.read(index)
+        packed.append(pack_expert(codes(expert.gate_up, bits), codes(expert.down, bits)))
+    projections: dict[Projection, Linear] = {
+        "q": attention.q, "k": attention.k, "v": attention.v, "o": attention.o,
+    }  # fmt: skip
+    return QuantizedLayer(
+        attention={
+            name: pack_codes(codes(_weight(linear), DENSE_BITS))
+            for name, linear in projections.items()
+        },
+        experts=tuple(packed),
+        odp_threshold=ODP_THRESHOLD,
+        odp_quantile=ODP_QUANTILE,
+    )
+
+
+def pack_codes(codes: Codes) -> PackedMatrix:
+    """Codes as they are stored, in host memory."""
+    zero = None if codes.zero is None else codes.zero.cpu()
+    return pack(codes.codes.cpu(), codes.scale.cpu(), zero, codes.bits, codes.group_size)
+
+
+def pack_expert(gate_up: Codes, down: Codes) -> PackedExpert:
+    """One expert's codes as they are stored; gate lies above up."""
+    gate, up = gate_up.split_rows(len(gate_up.codes) // 2)
+    return {"gate": pack_codes(gate), "up": pack_codes(up), "down": pack_codes(down)}
 
 
 class _Recorder:
     """A linear layer that collects the Hessian of what comes in."""
 
-    def __init__(self, linear: Linear, width: int) -> None:
+    def __init__(self, linear: Linear, width: int, device: torch.device) -> None:
         self._linear = linear
-        self._total, self._rows = torch.zeros(width, width), 0
+        self.sum = HessianSum(width, device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., I], adding it to the Hessian."""
-        rows = x.flatten(0, -2)
-        self._total.addmm_(rows.T, rows)
-        self._rows += len(rows)
+        self.sum.add(x.flatten(0, -2))
         return self._linear.forward(x)
 
     def tensors(self) -> Iterator[Tensor]:
         """The layer's."""
         return self._linear.tensors()
 
-    def hessian(self) -> Hessian:
-        """The mean of x x^T so far."""
-        return Hessian(self._total / self._rows)
-
 
 def _quantize_attention(
-    layer: Layer, stream: Tensor, rope: Rotation, quantize: Quantizer, group_size: int
-) -> dict[Projection, Codes]:
-    """Quantize q, k, v and then o for the stream [N, T, H] before the layer.
+    layer: Layer, stream: Stream, rope: Rotation, quantize: Quantizer, group_size: int
+) -> dict[Projection, PackedMatrix]:
+    """Quantize q, k, v and then o for the stream before the layer.
 
     The layer's projections are exchanged for what the codes stand for.
     """
-    codes: dict[Projection, Codes] = {}
-    width = stream.shape[-1]
-    inputs = (layer.input_norm.forward(part).flatten(0, 1) for part in streams.chunks(stream))
-    hessian = mean_hessian(inputs, width)
     attention = layer.attention
-    codes["q"] = _one(quantize, _weight(attention.q), hessian, DENSE_BITS, group_size)
-    codes["k"] = _one(quantize, _weight(attention.k), hessian, DENSE_BITS, group_size)
-    codes["v"] = _one(quantize, _weight(attention.v), hessian, DENSE_BITS, group_size)
-    q, k, v = (FloatLinear(codes[name].dequantize()) for name in ("q", "k", "v"))
-    output = _weight(attention.o)
-    recorder = _Recorder(attention.o, output.shape[1])
-    layer.attention = replace(attention, q=q, k=k, v=v, o=recorder)
-    for part in streams.chunks(stream):
-        layer.attend(part, rope)
-    codes["o"] = _one(quantize, output, recorder.hessian(), DENSE_BITS, group_size)
-    layer.attention = replace(layer.attention, o=FloatLinear(codes["o"].dequantize()))
-    return codes
+    packed: dict[Projection, PackedMatrix] = {}
 
+    def one(name: Projection, linear: Linear, hessian: Hessian) -> Linear:
+        (codes,) = quantize(_weight(linear), hessian, (DENSE_BITS,), group_size)
+        packed[name] = pack_codes(codes)
+        return FloatLinear(codes.dequantize())
 
-def _one(
-    quantize: Quantizer, weights: Tensor, hessian: Hessian, bits: int, group_size: int
-) -> Codes:
-    (codes,) = quantize(weights, hessian, (bits,), group_size)
-    return codes
+    inputs = HessianSum(stream.tensor.shape[-1], stream.device)
+    for part in stream.parts():
+        inputs.add(layer.input_norm.forward(stream.read(part)).flatten(0, 1))
+    hessian = inputs.mean()
+    q, k = one("q", attention.q, hessian), one("k", attention.k, hessian)
+    v = one("v", attention.v, hessian)
+    output = _Recorder(attention.o, _weight(attention.o).shape[1], stream.device)
+    layer.attention = replace(attention, q=q, k=k, v=v, o=output)
+    for part in stream.parts():
+        layer.attend(stream.read(part), rope)
+    o = one("o", attention.o, output.sum.mean())
+    layer.attention = replace(layer.attention, o=o)
+    return packed
 
 
 def _weight(linear: Linear) -> Tensor:
@@ -134,24 +178,29 @@ def _weight(linear: Linear) -> Tensor:
 
 
 def _quantize_expert(
-    block: MoeBlock, index: int, expert: Expert, bits: int, quantize: Quantizer, group_size: int
-) -> ExpertCodes:
-    """Gate and up, which share their input and so their Hessian; then down behind them."""
+    block: MoeBlock,
+    index: int,
+    expert: Expert,
+    mixed: Stream,
+    bits: int,
+    quantize: Quantizer,
+    group_size: int,
+) -> PackedExpert:
+    """Gate and up, which share their input and so their Hessian; then down behind them.
+
+    The quantized expert's output is added to ``mixed``.
+    """
     hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-    hessian = mean_hessian(
-        (x * root for x, root in block.calibration_inputs(index, hidden)), hidden
-    )
-    gate_up = _one(quantize, expert.gate_up, hessian, bits, group_size)
-    rounded = Expert(gate_up.dequantize(), expert.down)
-    inputs = (rounded.inner(x) * root for x, root in block.calibration_inputs(index, inner))
-    down = _one(quantize, expert.down, mean_hessian(inputs, inner), bits, group_size)
-    gate, up = gate_up.split_rows(inner)
-    return {"gate": gate, "up": up, "down": down}
-
-
-def _dequantize(experts: Sequence[ExpertCodes]) -> FloatExperts:
-    """The experts that the codes stand for."""
-    gate, up, down = (
-        torch.stack([codes[name].dequantize() for codes in experts]) for name in MATRICES
-    )
-    return FloatExperts(gate, up, down)
+    chunk = chunk_of(inner)
+    hessian = expert_hessian(block, index, hidden, chunk, torch.clone)
+    (gate_up,) = quantize(expert.gate_up, hessian, (bits,), group_size)
+    del hessian
+    expert = Expert(gate_up.dequantize(), expert.down)
+    hessian = expert_hessian(block, index, inner, chunk, expert.inner)
+    (down,) = quantize(expert.down, hessian, (bits,), group_size)
+    del hessian
+    expert = Expert(expert.gate_up, down.dequantize())
+    tokens, weights = block.routed(index)
+    for part, x in block.inputs(tokens, chunk):
+        mixed.add_rows(tokens[part], expert.forward(x).mul_(weights[part].unsqueeze(1)))
+    return pack_expert(gate_up, down)

@@ -2,56 +2,74 @@
 
 For each layer: read it, move the full-precision stream through it and score its experts, solve
 the integer program, quantize it on the quantized stream, write its file, note it in the journal.
-One layer of original weights is in memory at a time, and the two calibration streams. An
-interrupted job goes on behind the last layer in the journal, from the streams saved there; the
+Where the bits are spread over all layers at once there are two passes: one scores, the other
+quantizes. One expert of original weights is in memory at a time, and the calibration streams. An
+interrupted job goes on behind the last step in the journal, from the streams saved there; the
 result is the same, byte for byte.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from compress.allocation import Budget, Exponents, LayerScores, allocate, plan_budget
+from compress import data_free, model_error, opening, projection
+from compress.allocation import (
+    Budget,
+    Exponents,
+    LayerScores,
+    ModelBudget,
+    needs_all_layers,
+    plan_budget,
+    plan_model_budget,
+    widths_for,
+)
 from compress.calibration import Calibration, CalibrationSize, calibrate, calibration_size
-from compress.journal import Entry
-from compress.layers import quantize_layer
-from compress.progress import Listener, Stage
-from compress.quantizers import Quantizer, quantizer, scoring_quantizer
+from compress.passes import ONE_PASS, TWO_PASSES, Method, Passes
+from compress.progress import Listener
+from compress.quantizers import quantizer, scoring_quantizer
 from compress.reporter import Reporter
-from compress.result import write_layer_file, write_rest
-from compress.significance import score_layer
-from compress.source import Source, open_source
-from compress.streams import Streams
-from compress.workspace import Workspace, check_free, open_workspace, say_when_full
-from engine import budget as byte_counts
-from engine import manifest
-from engine.attention import Rope, Rotation
+from compress.result import write_rest
+from compress.source import EMBEDDING, Source
+from compress.streams import Placement
+from compress.workspace import (
+    Workspace,
+    check_free,
+    check_out,
+    finish_publishing,
+    open_workspace,
+    say_when_full,
+)
+from engine import devices, manifest
 from engine.config import ModelConfig
 from engine.errors import UsageError
 from engine.layout import PackedShape
-from engine.manifest import DENSE_BITS, FORMAT_VERSION, LayerRecord, Recipe, layer_file
-from engine.model import Layer
+from engine.manifest import DENSE_BITS, FORMAT_VERSION, MANIFEST_NAME, Manifest, Recipe, layer_file
+from engine.protocol import Device
 from engine.threads import threads_for
 
+NO_TEXT = CalibrationSize(samples=0, window=0)
 GROUP_SIZES = (64, 128)
-ERRORS = ("block",)
-"""Where eps is measured: at the MoE block's output."""
+ERRORS = ("block", "model")
+"""Where eps is measured: at the MoE block's output, or at the model's."""
 
 
 @dataclass(frozen=True)
 class CompressJob:
     """What to compress and how; `mc-chat compress` has an option for each.
 
-    ``source`` and ``out`` are folders. ``text`` calibrates, None for the demo's own corpus;
-    ``samples`` windows of ``window`` tokens, None for the source's default. ``restart`` discards
-    an unfinished run and replaces what is at ``out``.
+    ``source`` is a folder or a repository of the hub, ``owner/name``. ``text`` calibrates, None
+    for the source's default; ``samples`` windows of ``window`` tokens, None for the device's
+    default. ``expert_bytes`` is what the global program may spend, None for what ``bits`` take.
+    ``device`` is `auto`, `cpu` or `cuda:N`. ``keep_source`` keeps what is downloaded; ``offline``
+    makes no connection. ``restart`` discards an unfinished run and replaces what is at ``out``.
     """
 
-    source: Path
+    source: Path | str
     out: Path
     bits: float = 2.5
     allocator: str = "pmq"
@@ -64,6 +82,20 @@ class CompressJob:
     seed: int = 0
     exponents: Exponents = field(default_factory=Exponents)
     restart: bool = False
+    device: str = "auto"
+    keep_source: bool = False
+    offline: bool = False
+    expert_bytes: int | None = None
+
+    @property
+    def is_data_free(self) -> bool:
+        """Whether no text is read: the quick build by hqq."""
+        return self.quantizer == "hqq" and self.text is None
+
+    @property
+    def passes(self) -> int:
+        """How often the source is read."""
+        return 2 if needs_all_layers(self.allocator) or self.error == "model" else 1
 
 
 def compress(
@@ -73,149 +105,202 @@ def compress(
 
     ``scores``, one per layer, replace the measuring when an earlier run on the same source,
     quantizer and calibration has made them. The listener may raise Interrupted: what is on the
-    disk can be resumed. Raises UsageError, SourceError, AllocationError, DiskFullError.
+    disk can be resumed. Raises UsageError, SourceError, AllocationError, DiskFullError,
+    NetworkError, HubError.
     """
-    source = open_source(job.source)
-    with torch.inference_mode(), threads_for(source.config):
-        return _compress(job, source, Reporter(listener, source.config.num_layers), scores)
-
-
-def _compress(
-    job: CompressJob, source: Source, report: Reporter, scores: Sequence[LayerScores] | None
-) -> Path:
-    report.check(0.0, f"reading {source.repository}")
-    size = calibration_size(source, job.samples, job.window)
-    budget = _check(job, source.config, size)
-    provenance = source.provenance(lambda done: report.check(done, "hashing the source"))
-    calibration = calibrate(source, job.text, size, job.seed)
-    recipe = _recipe(job, budget, size, calibration)
-    fingerprint = _fingerprint(recipe, provenance, calibration)
+    _check_words(job)
+    if finish_publishing(job.out) and not job.restart:
+        return job.out
+    check_out(job.out, job.restart)
+    report = Reporter(listener)
+    report.check(0.0, f"opening {Path(job.source).name}")
+    job.out.parent.mkdir(parents=True, exist_ok=True)
     with (
+        torch.inference_mode(),
         say_when_full(job.out.parent),
-        open_workspace(job.out, fingerprint, job.restart) as workspace,
+        open_workspace(job.out, job.restart) as workspace,
     ):
-        _Run(job, source, budget, workspace, report, scores).all_layers(calibration)
-        report.finish("write", 0.0, "writing what lies outside the layers")
-        done = {
-            layer_file(layer): (entry.record, entry.file)
-            for layer, entry in enumerate(workspace.journal.entries)
-        }
-        write_rest(workspace.folder, job.out.name, source, provenance, recipe, done)
-        report.finish("verify", 0.5, "checking the result")
-        manifest.open_manifest(workspace.folder)
-        workspace.publish()
+        source = opening.open_source(
+            job.source,
+            opening.source_folder(job.source, job.out, job.keep_source),
+            job.passes,
+            job.keep_source,
+            job.offline,
+            lambda transfer: report.downloading(transfer.message),
+        )
+        try:
+            with threads_for(source.config):
+                _Compression(job, source, workspace, report).run(scores)
+        finally:
+            source.shards.close()
     report.finish("verify", 1.0, f"{job.out.name} is ready")
     return job.out
 
 
-class _Run:
-    """The layers of one job, one after the other."""
+class _Compression:
+    """One job on an open source in a locked workspace."""
 
     def __init__(
-        self,
-        job: CompressJob,
-        source: Source,
-        budget: Budget,
-        workspace: Workspace,
-        report: Reporter,
-        scores: Sequence[LayerScores] | None,
+        self, job: CompressJob, source: Source, workspace: Workspace, report: Reporter
     ) -> None:
         self._job = job
         self._source = source
-        self._budget = budget
         self._workspace = workspace
         self._report = report
-        self._scores = scores
-        self._quantize: Quantizer = quantizer(job.quantizer)
-        self._score_with: Quantizer = scoring_quantizer(job.quantizer)
+        self._device = devices.choose(job.device)
+        self._size = NO_TEXT
+        if not job.is_data_free:
+            kind = self._device.kind
+            self._size = calibration_size(source, job.samples, job.window, kind)
+        _check_shapes(job, source.config)
+        self._method = _method(job, source.config)
 
-    def all_layers(self, calibration: Calibration) -> None:
-        """Every layer that the journal does not have yet."""
-        done = len(self._workspace.journal.entries)
-        self._report.resume(done)
-        if done == self._source.config.num_layers:
-            return
-        flow = self._workspace.load_streams()
-        if flow is None:
-            embedding = self._source.tensor("model.embed_tokens.weight")
-            flow = Streams.embed(calibration.tokens, embedding)
-        rope = Rope(self._source.config).at(0, flow.full.shape[1])
-        for index in range(done, self._source.config.num_layers):
-            self._layer(index, flow, rope)
+    def run(self, scores: Sequence[LayerScores] | None) -> None:
+        """From the first check to the published checkpoint."""
+        job, source = self._job, self._source
+        self._check_disk()
+        provenance = source.provenance(lambda done: self._report.check(done, "hashing the source"))
+        calibration = self._calibration()
+        recipe = _recipe(job, self._method, self._size, calibration)
+        self._workspace.begin(_fingerprint(recipe, provenance, calibration))
+        self._all_layers(calibration, scores)
+        self._report.finish("write", 0.0, "writing what lies outside the layers")
+        whole = self._write_rest(provenance, recipe)
+        self._report.finish("verify", 0.5, "checking the result")
+        manifest.open_manifest(self._workspace.folder)
+        self._workspace.publish((*whole.files, MANIFEST_NAME))
 
-    def _layer(self, index: int, flow: Streams, rope: Rotation) -> None:
-        layer = self._source.layer(index)
-        scores = self._score(index, layer, flow, rope)
-        self._report.layer("allocate", index, 0.0, "spreading the bits")
-        seed = f"{self._job.seed}/{index}"
-        widths = allocate(self._job.allocator, scores, self._budget, self._job.exponents, seed)
-        self._report.layer("quantize", index, 0.0, "attention to 4 bits")
-        quantized = quantize_layer(
-            layer,
-            widths,
-            flow.quantized,
-            rope,
-            self._quantize,
-            self._job.group_size,
-            self._expert_listener("quantize", index, "quantizing"),
-        )
-        self._report.layer("write", index, 0.0, "writing the layer")
-        file = write_layer_file(
-            self._workspace.folder, self._source, index, quantized.attention, quantized.experts
-        )
-        record = LayerRecord(
-            expert_bits=widths,
-            odp_threshold=quantized.odp_threshold,
-            odp_quantile=quantized.odp_quantile,
-            frequency=scores.frequency,
-            routing_weight=scores.routing_weight,
-            errors=scores.errors,
-        )
-        self._workspace.finish_layer(Entry(record, file), flow)
+    def _calibration(self) -> Calibration:
+        job = self._job
+        if job.is_data_free:
+            return Calibration(torch.empty(0, 0, dtype=torch.int64), data_free.CALIBRATION)
+        self._report.check(1.0, "reading the calibration text")
+        return calibrate(self._source, job.text, self._size, job.seed, job.offline)
 
-    def _score(self, index: int, layer: Layer, flow: Streams, rope: Rotation) -> LayerScores:
-        """Move the full-precision stream past the layer and judge its experts there."""
-        if self._scores is not None:
-            return self._scores[index]
-        self._report.layer("calibrate", index, 0.0, "calibrating")
-        listener = self._expert_listener("score", index, "scoring")
-        group_size = self._job.group_size
-        return score_layer(layer, flow.full, rope, self._score_with, group_size, listener)
+    def _check_disk(self) -> None:
+        job, config = self._job, self._source.config
+        largest = kept = 0
+        if opening.is_on_hub(job.source):
+            total, largest = opening.weight_bytes(job.source, self._source.folder, job.offline)
+            kept = total if job.keep_source else 0
+        tokens = self._size.samples * self._size.window
+        needed = projection.disk_bytes(config, job.bits, job.group_size, tokens, largest, kept)
+        check_free(job.out, needed)
 
-    def _expert_listener(self, stage: Stage, layer: int, doing: str) -> Callable[[int], None]:
-        experts = self._source.config.num_experts
+    def _all_layers(self, calibration: Calibration, scores: Sequence[LayerScores] | None) -> None:
+        job, config, size = self._job, self._source.config, self._size
+        work = projection.layer_work(config, size.samples, size.window, len(self._method.widths))
+        seconds = projection.rough_seconds(work)
+        self._report.begin(config.num_layers, ONE_PASS if job.passes == 1 else TWO_PASSES, seconds)
+        tokens = calibration.tokens
+        placement = choose_placement(config, tokens.numel(), self._device)
+        passes = Passes(
+            self._method, self._source, self._workspace, self._report, tokens, placement,
+            torch.device(self._device.id),
+        )  # fmt: skip
+        if job.is_data_free:
+            passes.data_free()
+        elif job.passes == 1:
+            passes.one_pass(scores)
+        else:
+            if scores is not None:
+                self._workspace.journal.use(scores)
+            elif job.error == "model":
+                passes.score_all(self._model_errors(tokens))
+            else:
+                passes.score_all()
+            passes.quantize_all()
 
-        def tell(expert: int) -> None:
-            message = f"{doing} expert {expert + 1} of {experts}"
-            self._report.layer(stage, layer, expert / experts, message)
+    def _model_errors(self, tokens: Tensor) -> Sequence[model_error.Errors] | None:
+        """eps on the model's output, None where a run before this one has noted all of it."""
+        config, method = self._source.config, self._method
+        if len(self._workspace.journal.scores) == config.num_layers:
+            return None
+        windows, window = self._size.samples, self._size.window
+        cost = model_error.predict_cost(config, windows, window, method.widths)
+        model_error.check_cost(cost, self._device)
+        self._report.check(1.0, "reading the whole model")
+        model = model_error.load_whole(self._source, torch.device(self._device.id))
 
-        return tell
+        def tell(layer: int, expert: int, share: float) -> None:
+            message = f"errors on the model's output, layer {layer + 1}, expert {expert + 1}"
+            self._report.check(1.0, f"{message}: {share:.0%}")
+
+        score_with, size = method.score_with, method.group_size
+        return model_error.model_errors(model, tokens, score_with, size, method.widths, tell)
+
+    def _write_rest(self, provenance: manifest.Source, recipe: Recipe) -> Manifest:
+        workspace, source = self._workspace, self._source
+        done = {
+            layer_file(layer): (entry.record, entry.file)
+            for layer, entry in enumerate(workspace.journal.entries)
+        }
+        embedding = workspace.embedding(lambda: source.half(EMBEDDING))
+        name = self._job.out.name
+        return write_rest(workspace.folder, name, source, embedding, provenance, recipe, done)
 
 
-def _check(job: CompressJob, config: ModelConfig, size: CalibrationSize) -> Budget:
-    """Everything that can be known to fail before the long work does so here."""
+def choose_placement(config: ModelConfig, tokens: int, device: Device) -> Placement:
+    """Where the calibration streams go: to the device if they fit there beside the work, else to
+    host memory, else to a mapped file."""
+    streams = projection.STREAMS * projection.stream_bytes(tokens, config.hidden_size)
+    work = projection.work_bytes(config, tokens)
+    if device.kind == "cuda" and device.free_bytes >= streams + work:
+        return "device"
+    host = devices.cpu_device()
+    needed = streams + (work if device.kind == "cpu" else 0)
+    return "host" if not host.total_bytes or host.free_bytes >= needed else "disk"
+
+
+def _check_words(job: CompressJob) -> None:
+    """Everything that can be known to fail without looking at the source does so here."""
     quantizer(job.quantizer)
     if job.error not in ERRORS:
         raise UsageError(f"no --error {job.error!r}; available: {', '.join(ERRORS)}")
     if job.group_size not in GROUP_SIZES:
         named = " or ".join(map(str, GROUP_SIZES))
         raise UsageError(f"--group-size {job.group_size} is not possible: choose {named}")
+    if job.is_data_free and job.passes > 1:
+        raise UsageError(
+            f"--quantizer hqq without --text measures no activations, which --allocator "
+            f"{job.allocator} --error {job.error} needs: give a text"
+        )
+    if job.is_data_free and job.allocator == "hessian":
+        raise UsageError("--allocator hessian needs activations: give a --text, or choose fnorm")
+    if job.expert_bytes is not None and not needs_all_layers(job.allocator):
+        raise UsageError("--expert-bytes is a budget for --allocator global only")
+
+
+def _check_shapes(job: CompressJob, config: ModelConfig) -> None:
+    """Raise UsageError for a model that the packed layout cannot hold."""
     attention = config.num_heads * config.head_dim
     for columns in (config.hidden_size, config.intermediate_size, attention):
         PackedShape(1, columns, DENSE_BITS, job.group_size)
-    budget = plan_budget(job.allocator, job.bits, config.num_experts)
-    widths = byte_counts.spread_bits(budget.total / config.num_experts, config.num_experts)
-    result = byte_counts.compressed_budget(
-        config, [widths] * config.num_layers, job.group_size, context=0, kind="cpu"
-    ).weights
-    # Two streams, in two generations while one replaces the other.
-    scratch = 4 * size.samples * size.window * config.hidden_size * torch.float32.itemsize
-    check_free(job.out, result + scratch, job.restart)
-    return budget
+
+
+def _method(job: CompressJob, config: ModelConfig) -> Method:
+    """Raises UsageError, AllocationError."""
+    spread: Budget | ModelBudget
+    if needs_all_layers(job.allocator):
+        spread = plan_model_budget(
+            job.allocator, job.bits, config, job.group_size, job.expert_bytes
+        )
+    else:
+        spread = plan_budget(job.allocator, job.bits, config.num_experts)
+    return Method(
+        quantize=quantizer(job.quantizer),
+        score_with=scoring_quantizer(job.quantizer),
+        widths=widths_for(job.allocator, job.bits),
+        group_size=job.group_size,
+        allocator=job.allocator,
+        budget=spread,
+        exponents=job.exponents,
+        seed=job.seed,
+    )
 
 
 def _recipe(
-    job: CompressJob, budget: Budget, size: CalibrationSize, calibration: Calibration
+    job: CompressJob, method: Method, size: CalibrationSize, calibration: Calibration
 ) -> Recipe:
     return Recipe(
         bits=job.bits,
@@ -229,7 +314,8 @@ def _recipe(
         alpha=job.exponents.alpha,
         beta=job.exponents.beta,
         gamma=job.exponents.gamma,
-        notes=budget.notes,
+        error=job.error,
+        notes=method.budget.notes + (data_free.NOTES if job.is_data_free else ()),
     )
 
 

@@ -1,55 +1,78 @@
 """Turns the steps of a compression into progress: one fraction of the whole job, and an ETA."""
 
 import time
+from collections.abc import Mapping, Sequence
 
 from compress.progress import Listener, Progress, Stage
 
-_CHECK_SHARE = 0.03
-_LAYERS_SHARE = 0.94
-# Shares of a layer's time, measured on the demo; scoring quantizes at three widths.
-_STAGE_SPANS: dict[Stage, tuple[float, float]] = {
-    "calibrate": (0.0, 0.1),
-    "score": (0.1, 0.65),
-    "allocate": (0.65, 0.67),
-    "quantize": (0.67, 0.96),
-    "write": (0.96, 1.0),
-}
-_LEAST_SHARE_FOR_ETA = 0.02
+_CHECK_SHARE = 0.02
+_LAYERS_SHARE = 0.96
+_LEAST_SHARE_FOR_ETA = 0.01
 
 
 class Reporter:
-    """Tells a listener how far a job over ``layers`` layers is."""
+    """Tells a listener how far a job is."""
 
-    def __init__(self, listener: Listener, layers: int) -> None:
+    def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._layers = layers
+        self._layers = 0
+        self._passes: Sequence[Sequence[Stage]] = ()
+        self._shares: dict[Stage, float] = {}
         self._began = time.monotonic()
         self._work_began, self._work_from = self._began, 0.0
+        self._last: tuple[Stage, int, float] = ("check", 0, 0.0)
+
+    def begin(
+        self, layers: int, passes: Sequence[Sequence[Stage]], seconds: Mapping[Stage, float]
+    ) -> None:
+        """The layers are about to begin.
+
+        ``passes`` says what is done to every layer before the next pass begins, and ``seconds``
+        how long each stage takes a layer, or any numbers in that proportion.
+        """
+        self._layers, self._passes = layers, passes
+        total = sum(seconds[stage] for stages in passes for stage in stages)
+        self._shares = {stage: value / total for stage, value in seconds.items()}
 
     def check(self, share: float, message: str) -> None:
         """Before the layers; ``share`` is done of it."""
         self._tell("check", 0, share * _CHECK_SHARE, message)
 
-    def resume(self, layers_done: int) -> None:
-        """The layers begin, this many of them finished before: the ETA counts from here."""
+    def resume(self, stage: Stage, layers_done: int) -> None:
+        """The layers begin with ``stage``, this many of them finished before: the ETA counts
+        from here."""
         self._work_began = time.monotonic()
-        self._work_from = self._of_layers(layers_done)
+        self._work_from = self._of_layers(stage, layers_done, 0.0)
 
     def layer(self, stage: Stage, layer: int, share: float, message: str) -> None:
         """Within a layer, ``share`` of a stage is done."""
-        start, end = _STAGE_SPANS[stage]
-        fraction = self._of_layers(layer + start + (end - start) * share)
-        self._tell(stage, layer, fraction, message)
+        self._tell(stage, layer, self._of_layers(stage, layer, share), message)
+
+    def downloading(self, message: str) -> None:
+        """The layers wait for the source."""
+        _, layer, fraction = self._last
+        self._tell("download", layer, fraction, message)
 
     def finish(self, stage: Stage, share: float, message: str) -> None:
         """Behind the layers; ``share`` is done of what is left."""
         last = _CHECK_SHARE + _LAYERS_SHARE
         self._tell(stage, self._layers - 1, last + (1.0 - last) * share, message)
 
-    def _of_layers(self, layers: float) -> float:
-        return _CHECK_SHARE + _LAYERS_SHARE * layers / self._layers
+    def _of_layers(self, stage: Stage, layer: int, share: float) -> float:
+        """Fraction of the whole job done when ``share`` of a layer's stage is."""
+        done = 0.0
+        for stages in self._passes:
+            shares = [self._shares[name] for name in stages]
+            if stage in stages:
+                position = stages.index(stage)
+                within = sum(shares[:position]) + share * shares[position]
+                done += (layer * sum(shares) + within) / self._layers
+                break
+            done += sum(shares)
+        return _CHECK_SHARE + _LAYERS_SHARE * done
 
     def _tell(self, stage: Stage, layer: int, fraction: float, message: str) -> None:
+        self._last = (stage, layer, fraction)
         now = time.monotonic()
         gone, share = now - self._work_began, fraction - self._work_from
         eta = gone * (1.0 - fraction) / share if share >= _LEAST_SHARE_FOR_ETA else None

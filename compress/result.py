@@ -4,9 +4,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from compress.companions import COMPANIONS
-from compress.layers import ExpertCodes
-from compress.quantizers.grid import Codes
+from compress.layers import PackedExpert
 from compress.source import Source
 from engine import budget
 from engine.checkpoint import Projection, sync, write_dense, write_layer
@@ -24,7 +25,7 @@ from engine.manifest import (
     sha256_file,
 )
 from engine.manifest import Source as Provenance
-from engine.packing import PackedMatrix, pack
+from engine.packing import PackedMatrix
 
 _HALF_BYTES = 2
 
@@ -33,24 +34,13 @@ def write_layer_file(
     folder: Path,
     source: Source,
     layer: int,
-    attention: Mapping[Projection, Codes],
-    experts: Sequence[ExpertCodes],
+    attention: Mapping[Projection, PackedMatrix],
+    experts: Sequence[PackedExpert],
 ) -> FileRecord:
-    """Pack and write one layer; returns its size and hash. Raises DiskFullError."""
-    path = write_layer(
-        folder,
-        layer,
-        {name: _pack(codes) for name, codes in attention.items()},
-        PackedExperts.from_matrices(
-            [{name: _pack(codes) for name, codes in expert.items()} for expert in experts]
-        ),
-        source.layer_tensors(layer),
-    )
+    """Write one layer; returns its size and hash. Raises DiskFullError."""
+    arena = PackedExperts.from_matrices(experts)
+    path = write_layer(folder, layer, attention, arena, source.layer_tensors(layer))
     return file_record(path)
-
-
-def _pack(codes: Codes) -> PackedMatrix:
-    return pack(codes.codes, codes.scale, codes.zero, codes.bits, codes.group_size)
 
 
 def file_record(path: Path) -> FileRecord:
@@ -62,16 +52,21 @@ def write_rest(
     folder: Path,
     name: str,
     source: Source,
+    embedding: Tensor,
     provenance: Provenance,
     recipe: Recipe,
     layers: Mapping[str, tuple[LayerRecord, FileRecord]],
-) -> None:
+) -> Manifest:
     """Write embeddings and head, copy the small files, and write the manifest last.
 
-    ``layers`` holds the record of each layer and of its file, by the file's name, in order.
+    ``embedding`` [V, H] is the source's, in 16 bits. ``layers`` holds the record of each layer
+    and of its file, by the file's name, in order.
     """
     files = {file_name: file for file_name, (_, file) in layers.items()}
-    dense = write_dense(folder, source.dense_tensors())
+    tensors = {"embed.weight": embedding, "norm.weight": source.half("model.norm.weight")}
+    if not source.config.tie_embeddings:
+        tensors["head.weight"] = source.half("lm_head.weight")
+    dense = write_dense(folder, tensors)
     files[dense.name] = file_record(dense)
     for companion in COMPANIONS:
         if (source.folder / companion).is_file():
@@ -91,6 +86,7 @@ def write_rest(
     path = folder / MANIFEST_NAME
     path.write_text(whole.to_json(), encoding="utf-8")
     sync(path)
+    return whole
 
 
 def sizes(config: ModelConfig, layers: Sequence[LayerRecord], group_size: int) -> Sizes:

@@ -1,25 +1,21 @@
 """One layer's MoE block as calibration sees it: which tokens reach which expert."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress.projection import TOKENS_PER_INPUT, others_for
+from compress.streams import Stream
 from engine.experts import FloatExperts
 from engine.model import Layer
 from engine.pruning import Routing
 
-CHUNK = 8192
-"""Tokens whose activations are in memory at once."""
-
 WEIGHT_POWER = 1.0
 """p below. The block's squared error counts a token by w^2; p = 1 did better than 0 at every width,
 better than 2 at 1 bit, and as well at 2 bits."""
-
-TOKENS_PER_INPUT = 2
-"""An expert's Hessian counts as well estimated from this many tokens per input on."""
 
 
 @dataclass(frozen=True)
@@ -46,30 +42,66 @@ def expert_of(experts: FloatExperts, index: int) -> Expert:
 
 
 @dataclass(frozen=True)
+class StreamedExperts:
+    """A layer's experts, each read when it is its turn, so that one at most is in memory."""
+
+    count: int
+    read: Callable[[int], Expert]
+
+    def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        """See `engine.experts.Experts.forward`."""
+        out = torch.zeros_like(x)
+        for index in range(self.count):
+            token, slot = (ids == index).nonzero(as_tuple=True)
+            if len(token):
+                y = self.read(index).forward(x[token])
+                out.index_add_(0, token, y * weights[token, slot, None].to(y.dtype))
+        return out
+
+    def tensors(self) -> Iterator[Tensor]:
+        """None are held."""
+        yield from ()
+
+    def expert_bytes(self) -> tuple[int, ...]:
+        """None are held."""
+        return (0,) * self.count
+
+
+@dataclass(frozen=True)
 class MoeBlock:
     """The input of a layer's MoE block over all calibration tokens.
 
-    ``hidden`` [T, H] is the residual stream after attention; inputs are normed when asked for, so
-    that they are never all in memory a second time.
+    ``hidden`` is the residual stream after attention; inputs are normed when asked for, so that
+    they are never all in memory a second time. ``routing`` [T, K] lies on the stream's device.
     """
 
     layer: Layer
-    hidden: Tensor
+    hidden: Stream
     routing: Routing
+
+    @classmethod
+    def of(cls, layer: Layer, hidden: Stream) -> "MoeBlock":
+        """The block over a stream that is past the layer's attention."""
+        routings = [layer.route(layer.moe_input(hidden.read(part))) for part in hidden.parts()]
+        ids = torch.cat([routing.ids for routing in routings])
+        weights = torch.cat([routing.weights for routing in routings])
+        return cls(layer, hidden, Routing(ids, weights))
 
     def routed(self, expert: int) -> tuple[Tensor, Tensor]:
         """Indices [n] of the tokens that chose the expert, and its routing weights there [n]."""
         token, slot = (self.routing.ids == expert).nonzero(as_tuple=True)
         return token, self.routing.weights[token, slot]
 
-    def inputs(self, tokens: Tensor) -> Iterator[Tensor]:
-        """Normed inputs [t, H] of the tokens with these indices, a chunk at a time."""
-        for part in torch.split(tokens, CHUNK):
-            yield self.layer.post_norm.forward(self.hidden[part])
+    def inputs(self, tokens: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+        """Normed inputs [t, H] of the tokens with these indices, ``chunk`` at a time, and where
+        among them they lie."""
+        for start in range(0, len(tokens), chunk):
+            part = slice(start, min(start + chunk, len(tokens)))
+            yield part, self.layer.post_norm.forward(self.hidden.rows(tokens[part]))
 
-    def calibration_inputs(self, expert: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """What an expert's Hessian over ``width`` inputs is made from, a chunk at a time: inputs
-        [t, H], and the square root of what each counts, [t, 1].
+    def calibration_tokens(self, expert: int, width: int) -> tuple[Tensor, Tensor]:
+        """What an expert's Hessian over ``width`` inputs is made from: the indices of m tokens
+        [m], and what each counts, [m], 1 in the mean.
 
         These are the n tokens routed to it, each counting w^p / mean(w^p): an error in a token's
         output reaches the stream multiplied by its routing weight w. Below N = 2 * width tokens
@@ -77,23 +109,17 @@ class MoeBlock:
 
             H = (n / N) * H_routed + (1 - n / N) * H_layer,
 
-        for which tokens spread evenly over the layer are added, so that the mean over all that is
-        returned is this H. An expert that saw no token gets H_layer.
+        for which tokens spread evenly over the layer are added, as many as its own, at least
+        1024, at most N - n. An expert that saw no token gets H_layer.
         """
         routed, weights = self.routed(expert)
-        roots = _roots(weights)
-        start = 0
-        for x in self.inputs(routed):
-            yield x, roots[start : start + len(x)]
-            start += len(x)
-        missing = TOKENS_PER_INPUT * width - len(routed)
-        if missing > 0:
-            spread = torch.linspace(0, len(self.hidden) - 1, missing, dtype=torch.float64)
-            for x in self.inputs(spread.round().long()):
-                yield x, x.new_ones(len(x), 1)
-
-
-def _roots(weights: Tensor) -> Tensor:
-    """Square roots of what tokens with these routing weights [n] count, [n, 1], mean square 1."""
-    power = weights**WEIGHT_POWER
-    return (power / power.mean()).sqrt().unsqueeze(1)
+        power = weights**WEIGHT_POWER
+        counts = power / power.mean()
+        wanted, total = TOKENS_PER_INPUT * width, len(self.routing.ids)
+        others = others_for(len(routed), width, total)
+        if not others:
+            return routed, counts
+        spread = torch.linspace(0, total - 1, others, dtype=torch.float64).round().long()
+        each = counts.new_full((others,), (wanted - len(routed)) / others)
+        scale = (len(routed) + others) / wanted
+        return torch.cat([routed, spread.to(routed)]), torch.cat([counts, each]) * scale

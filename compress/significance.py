@@ -3,55 +3,63 @@
 Everything is measured on the full-precision stream, so it does not depend on any allocation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from compress import streams
 from compress.allocation import LayerScores
+from compress.projection import chunk_of
 from compress.quantizers import Quantizer
-from compress.quantizers.hessian import mean_hessian
-from compress.routed import Expert, MoeBlock, expert_of
+from compress.quantizers.hessian import Hessian, HessianSum
+from compress.routed import Expert, MoeBlock, StreamedExperts
+from compress.streams import Stream, StreamStore
 from engine.attention import Rotation
-from engine.experts import FloatExperts
-from engine.layout import EXPERT_WIDTHS
 from engine.model import Layer
 from engine.pruning import Routing
 
 
 def score_layer(
     layer: Layer,
-    stream: Tensor,
+    store: StreamStore,
+    stream: Stream,
     rope: Rotation,
     quantize: Quantizer,
+    widths: Sequence[int],
     group_size: int,
     listener: Callable[[int], None],
-) -> LayerScores:
-    """Frequency, routing weight and errors of every expert of a float layer.
+) -> tuple[LayerScores, Stream]:
+    """Frequency, routing weight and errors of every expert of a layer as read from a source.
 
-    ``stream`` [N, T, H], the full-precision input of the layer, is moved, in place, past it.
-    ``listener`` hears the index of each expert before its turn.
+    ``stream`` is the full-precision input of the layer; returns the scores and the stream past
+    the layer. ``listener`` hears the index of each expert before its turn.
 
     The error eps is the Frobenius norm of the change of the block's output over all calibration
     tokens when only this expert is quantized, with the quantizer that will make its codes.
     """
     experts = layer.experts
-    if not isinstance(experts, FloatExperts):
-        raise TypeError("only layers in floating point can be scored")
-    streams.attend(layer, stream, rope)
-    block = streams.moe_block(layer, stream)
-    count = len(experts.gate)
-    errors = []
-    for index in range(count):
+    if not isinstance(experts, StreamedExperts):
+        raise TypeError("only layers as read from a source can be scored")
+    hidden = store.after(stream, layer.index + 1)
+    streams.attend(layer, stream, hidden, rope)
+    block, mixed = MoeBlock.of(layer, hidden), store.scratch()
+    errors, traces = [], []
+    for index in range(experts.count):
         listener(index)
-        errors.append(_errors(block, index, expert_of(experts, index), quantize, group_size))
-    streams.pass_experts(layer, stream, block.routing)
-    return LayerScores(
-        frequency=frequencies(block.routing, count),
-        routing_weight=routing_weights(block.routing, count),
+        expert = experts.read(index)
+        error, trace = _score_expert(block, index, expert, mixed, quantize, widths, group_size)
+        errors.append(error)
+        traces.append(trace)
+    scores = LayerScores(
+        frequency=frequencies(block.routing, experts.count),
+        routing_weight=routing_weights(block.routing, experts.count),
         errors=tuple(errors),
+        trace_errors=tuple(traces),
+        widths=tuple(widths),
     )
+    return replace(scores, stream_norm=hidden.add(mixed) ** 0.5), hidden
 
 
 def frequencies(routing: Routing, experts: int) -> tuple[float, ...]:
@@ -62,37 +70,84 @@ def frequencies(routing: Routing, experts: int) -> tuple[float, ...]:
 
 def routing_weights(routing: Routing, experts: int) -> tuple[float, ...]:
     """Mean over tokens of the routing weight each expert got, 0 where not chosen; sums to 1."""
-    sums = torch.zeros(experts, dtype=torch.float64)
+    sums = torch.zeros(experts, dtype=torch.float64, device=routing.weights.device)
     sums.index_add_(0, routing.ids.flatten(), routing.weights.flatten().double())
     return tuple((sums / sums.sum()).tolist())
 
 
-def _errors(
-    block: MoeBlock, index: int, expert: Expert, quantize: Quantizer, group_size: int
-) -> tuple[float, ...]:
-    """eps of one expert at each width; the Hessians are factorized once for all of them."""
-    tokens, weights = block.routed(index)
+def expert_hessian(
+    block: MoeBlock, index: int, width: int, chunk: int, inputs: Callable[[Tensor], Tensor]
+) -> Hessian:
+    """The Hessian of what ``inputs`` [t, width] makes of the normed tokens [t, H] that count for
+    an expert."""
+    tokens, counts = block.calibration_tokens(index, width)
+    roots = counts.sqrt().unsqueeze(1)  # [m, 1]
+    total = HessianSum(width, block.hidden.device)
+    for part, x in block.inputs(tokens, chunk):
+        total.add(inputs(x).mul_(roots[part]))
+    return total.mean()
+
+
+def _score_expert(
+    block: MoeBlock,
+    index: int,
+    expert: Expert,
+    mixed: Stream,
+    quantize: Quantizer,
+    widths: Sequence[int],
+    group_size: int,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """eps and trace errors of one expert at each width; its output is added to ``mixed``.
+
+    A Hessian is as large as a matrix or larger, so each is gone before the next is made. Without
+    widths, for an allocator that asks for no errors, nothing is rounded.
+    """
     hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-    outer_hessian = mean_hessian(
-        (x * root for x, root in block.calibration_inputs(index, hidden)), hidden
-    )
-    inner_hessian = mean_hessian(
-        (expert.inner(x) * root for x, root in block.calibration_inputs(index, inner)), inner
-    )
-    rounded = [
+    chunk = chunk_of(inner)
+    if not widths:
+        _changes(block, index, expert, (), mixed, chunk)
+        return (), ()
+    hessian = expert_hessian(block, index, hidden, chunk, torch.clone)
+    outer_trace = hessian.diagonal.mean()
+    gate_ups = quantize(expert.gate_up, hessian, widths, group_size)
+    del hessian
+    hessian = expert_hessian(block, index, inner, chunk, expert.inner)
+    inner_trace = hessian.diagonal.mean()
+    downs = quantize(expert.down, hessian, widths, group_size)
+    del hessian
+    trials = [
         Expert(gate_up.dequantize(), down.dequantize())
-        for gate_up, down in zip(
-            quantize(expert.gate_up, outer_hessian, EXPERT_WIDTHS, group_size),
-            quantize(expert.down, inner_hessian, EXPERT_WIDTHS, group_size),
-            strict=True,
-        )
+        for gate_up, down in zip(gate_ups, downs, strict=True)
     ]
-    squares = torch.zeros(len(EXPERT_WIDTHS), dtype=torch.float64)
-    start = 0
-    for x in block.inputs(tokens):
-        weight = weights[start : start + len(x), None]
+    del gate_ups, downs
+    traces = torch.stack(
+        [
+            outer_trace * (trial.gate_up - expert.gate_up).square().sum()
+            + inner_trace * (trial.down - expert.down).square().sum()
+            for trial in trials
+        ]
+    )
+    errors = _changes(block, index, expert, trials, mixed, chunk)
+    return tuple(errors.tolist()), tuple(traces.tolist())
+
+
+def _changes(
+    block: MoeBlock,
+    index: int,
+    expert: Expert,
+    trials: Sequence[Expert],
+    mixed: Stream,
+    chunk: int,
+) -> Tensor:
+    """Frobenius norm of the change of the block's output with each trial in an expert's place,
+    float64 [J]; the expert's own output is added to ``mixed``."""
+    tokens, weights = block.routed(index)
+    squares = torch.zeros(len(trials), dtype=torch.float64, device=weights.device)
+    for part, x in block.inputs(tokens, chunk):
+        weight = weights[part].unsqueeze(1)  # [t, 1]
         exact = expert.forward(x)
-        for j, trial in enumerate(rounded):
-            squares[j] += ((trial.forward(x) - exact) * weight).square().sum().double()
-        start += len(x)
-    return tuple(squares.sqrt().tolist())
+        for j, trial in enumerate(trials):
+            change = trial.forward(x).sub_(exact).mul_(weight)
+            squares[j] += change.square().sum(dtype=torch.float64)
+        mixed.add_rows(tokens[part], exact.mul_(weight))
+    return squares.sqrt()

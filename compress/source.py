@@ -1,48 +1,87 @@
 """An original Mixtral checkpoint, read tensor by tensor from safetensors files.
 
-A `Source` knows where every tensor lies and reads one when it is asked for, so that never more
-than a layer of the model is in memory. Only safetensors are read: nothing is ever unpickled.
+A `Source` knows in which shard every tensor lies and reads one when it is asked for, so that never
+more than one expert is in memory, and never more shards on the disk than are in use. Only
+safetensors are read: nothing is ever unpickled.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from compress.routed import Expert, StreamedExperts
 from engine import manifest
 from engine.config import ModelConfig
 from engine.errors import SourceError
 from engine.model import Layer
-from engine.original import original_layer, tensor_files
+from engine.original import layer_around, original_expert, tensor_files
 
+EMBEDDING = "model.embed_tokens.weight"
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+class Shards(Protocol):
+    """The files that hold the weights, wherever they come from."""
+
+    def fetch(self, name: str) -> Path:
+        """The path of a shard, whole, once it is there."""
+
+    def done_with(self, name: str) -> None:
+        """The shard is not needed any more in this pass; a downloaded one may go."""
+
+    def close(self) -> None:
+        """Stop whatever runs in the background."""
+
+
+@dataclass(frozen=True)
+class LocalShards:
+    """Shards that lie in a folder, and stay there."""
+
+    folder: Path
+
+    def fetch(self, name: str) -> Path:
+        """It is there."""
+        return self.folder / name
+
+    def done_with(self, name: str) -> None:
+        """It stays."""
+
+    def close(self) -> None:
+        """Nothing runs."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint folder: its shape, and the file that holds each tensor.
+    """A checkpoint: its shape, and the shard that holds each tensor.
 
-    ``repository`` and ``revision`` name it in the manifest of what is made from it.
+    ``folder`` has config.json and the tokenizer's files; ``weight_map`` names the shard of each
+    tensor. ``repository`` and ``revision`` name the source in the manifest of what is made from
+    it; ``hashes`` are those of the shards where they are known without reading them.
     """
 
     folder: Path
     config: ModelConfig
-    files: Mapping[str, Path]
+    weight_map: Mapping[str, str]
+    shards: Shards
     repository: str
     revision: str = ""
+    hashes: Mapping[str, str] | None = None
 
     def tensor(self, name: str) -> Tensor:
         """Read one tensor as stored: 16-bit or float32.
 
         Raises SourceError when it is missing, unreadable or not all finite numbers.
         """
-        path = self.files.get(name)
-        if path is None:
-            raise SourceError(f"{self.folder} has no tensor {name}: it is not a whole Mixtral")
+        shard = self.weight_map.get(name)
+        if shard is None:
+            raise SourceError(f"{self.repository} has no tensor {name}: it is not a whole Mixtral")
+        path = self.shards.fetch(shard)
         try:
             with safe_open(path, framework="pt") as file:
                 tensor: Tensor = file.get_tensor(name)
@@ -56,36 +95,40 @@ class Source:
             raise SourceError(f"{name} in {path} holds infinities or NaNs: download it again")
         return tensor
 
-    def layer(self, index: int) -> Layer:
-        """Read one layer: experts, nearly all of it, as stored; the rest in float32, the type that
-        calibration computes in. Raises SourceError."""
+    def layer(self, index: int, device: torch.device | str = "cpu") -> Layer:
+        """Read one layer in float32, the type that calibration computes in, to a device.
+
+        Its experts, nearly all of it, are read one by one when they are asked for. Raises
+        SourceError.
+        """
 
         def read(name: str) -> Tensor:
-            tensor = self.tensor(name)
-            return tensor if ".experts." in name else tensor.float()
+            return self.tensor(name).to(device, torch.float32)
 
-        return original_layer(self.config, index, read)
+        def expert(k: int) -> Expert:
+            matrices = original_expert(self.config, index, k, self.tensor)
+            gate_up = torch.empty(
+                2 * self.config.intermediate_size, self.config.hidden_size, device=device
+            )
+            # The 16-bit matrices go one by one, not all beside their copies.
+            gate, up = gate_up.chunk(2)
+            gate.copy_(matrices.pop("gate"))
+            up.copy_(matrices.pop("up"))
+            return Expert(gate_up, matrices["down"].to(device, torch.float32))
+
+        experts = StreamedExperts(self.config.num_experts, expert)
+        return layer_around(self.config, index, read, experts)
 
     def layer_tensors(self, index: int) -> dict[str, Tensor]:
         """What stays 16-bit of a layer, by its name in a compressed checkpoint."""
         prefix = f"model.layers.{index}."
         return {
-            "router.weight": self._half(prefix + "block_sparse_moe.gate.weight"),
-            "input_norm.weight": self._half(prefix + "input_layernorm.weight"),
-            "post_norm.weight": self._half(prefix + "post_attention_layernorm.weight"),
+            "router.weight": self.half(prefix + "block_sparse_moe.gate.weight"),
+            "input_norm.weight": self.half(prefix + "input_layernorm.weight"),
+            "post_norm.weight": self.half(prefix + "post_attention_layernorm.weight"),
         }
 
-    def dense_tensors(self) -> dict[str, Tensor]:
-        """What lies outside the layers, 16-bit, by its name in a compressed checkpoint."""
-        tensors = {
-            "embed.weight": self._half("model.embed_tokens.weight"),
-            "norm.weight": self._half("model.norm.weight"),
-        }
-        if not self.config.tie_embeddings:
-            tensors["head.weight"] = self._half("lm_head.weight")
-        return tensors
-
-    def _half(self, name: str) -> Tensor:
+    def half(self, name: str) -> Tensor:
         """A tensor in 16 bits: its own, or float16 for float32."""
         tensor = self.tensor(name)
         if tensor.dtype != torch.float32:
@@ -95,24 +138,53 @@ class Source:
         return tensor.half()
 
     def check(self) -> None:
-        """See that every tensor of the model has a file. Raises SourceError naming the first."""
-        missing = next((name for name in tensor_names(self.config) if name not in self.files), None)
+        """See that every tensor of the model has a shard. Raises SourceError naming the first."""
+        names = tensor_names(self.config)
+        missing = next((name for name in names if name not in self.weight_map), None)
         if missing:
-            raise SourceError(f"{self.folder} has no tensor {missing}: it is not a whole Mixtral")
+            raise SourceError(
+                f"{self.repository} has no tensor {missing}: it is not a whole Mixtral"
+            )
+
+    def release(self, layer: int) -> None:
+        """Say that everything up to and with this layer has been read, in this pass."""
+        for shard, last in self._last_uses().items():
+            if last == layer:
+                self.shards.done_with(shard)
+
+    def _last_uses(self) -> dict[str, int]:
+        """The layer after which each shard is not needed any more."""
+        last: dict[str, int] = {}
+        for name in tensor_names(self.config):
+            shard = self.weight_map[name]
+            last[shard] = max(_read_with(name, self.config), last.get(shard, 0))
+        return last
 
     def provenance(self, listener: Callable[[float], None] | None = None) -> manifest.Source:
-        """Name, revision and hash of config.json and of all weight files, read in full.
+        """Name, revision and hash of config.json and of all weight files, read in full where
+        their hashes are not known.
 
         ``listener`` hears the fraction of bytes read, 0 to 1.
         """
-        paths = [self.folder / "config.json", *sorted(set(self.files.values()))]
-        total = sum(path.stat().st_size for path in paths)
-        digest, done = hashlib.sha256(), 0
-        for path in paths:
-            digest.update(f"{path.name} {manifest.sha256_file(path)}\n".encode())
-            done += path.stat().st_size
-            if listener:
-                listener(done / total)
+        digest = hashlib.sha256()
+
+        def add(name: str, sha256: str) -> None:
+            digest.update(f"{name} {sha256}\n".encode())
+
+        config = self.folder / "config.json"
+        add(config.name, manifest.sha256_file(config))
+        shards = sorted(set(self.weight_map.values()))
+        if self.hashes is not None:
+            for name in shards:
+                add(name, self.hashes[name])
+        else:
+            sizes = {name: self.shards.fetch(name).stat().st_size for name in shards}
+            done = 0
+            for name, size in sizes.items():
+                add(name, manifest.sha256_file(self.shards.fetch(name)))
+                done += size
+                if listener:
+                    listener(done / sum(sizes.values()))
         return manifest.Source(self.repository, self.revision, digest.hexdigest())
 
 
@@ -139,7 +211,29 @@ def tensor_names(config: ModelConfig) -> list[str]:
     return names
 
 
-def open_source(folder: Path) -> Source:
+def reading_order(weight_map: Mapping[str, str], config: ModelConfig, passes: int) -> list[str]:
+    """The shards in the order in which passes over a model first need them; norm and head are
+    read in the last one only."""
+    names = [name for name in tensor_names(config) if name in weight_map]
+    names.sort(key=lambda name: _read_with(name, config))
+    within = [name for name in names if _read_with(name, config) < config.num_layers]
+
+    def shards(names: list[str]) -> list[str]:
+        return list(dict.fromkeys(weight_map[name] for name in names))
+
+    return shards(within) * (passes - 1) + shards(names)
+
+
+def _read_with(name: str, config: ModelConfig) -> int:
+    """The layer that a tensor is read with: the embeddings before the first, norm and head after
+    the last."""
+    parts = name.split(".")
+    if name == EMBEDDING:
+        return -1
+    return int(parts[2]) if parts[1] == "layers" else config.num_layers
+
+
+def open_folder(folder: Path) -> Source:
     """Open a folder in the layout of the Hugging Face hub; reads headers only.
 
     Raises SourceError when it is no folder, no Mixtral, not safetensors, or a shard is missing or
@@ -148,6 +242,7 @@ def open_source(folder: Path) -> Source:
     if not folder.is_dir():
         raise SourceError(f"there is no folder {folder}")
     config = ModelConfig.from_folder(folder)
-    source = Source(folder, config, tensor_files(folder), repository=folder.resolve().name)
+    weight_map = {name: path.name for name, path in tensor_files(folder).items()}
+    source = Source(folder, config, weight_map, LocalShards(folder), folder.resolve().name)
     source.check()
     return source

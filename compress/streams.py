@@ -3,95 +3,198 @@
 Two of them: one through the original layers, on which experts are judged, and one through the
 layers as quantized so far, on which Hessians and pruning thresholds are taken, because that is
 what the finished model will see.
+
+At 8x7B one is 4.3 GB in float32 for the paper's 128 windows of 2048 tokens, so a stream may lie on
+the device, in host memory or in a mapped file; it is read and written a few windows at a time, in
+float32 on the device that computes. After each layer it is saved, for a run that is stopped.
 """
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from compress.routed import CHUNK, MoeBlock
+from compress.projection import stream_bytes
 from engine.attention import AttentionStatistics, Rotation
+from engine.checkpoint import sync
 from engine.errors import CheckpointError
 from engine.model import Layer
-from engine.pruning import Routing
+
+WINDOW_TOKENS = 8192
+"""Tokens that go through attention at once."""
+
+Placement = Literal["device", "host", "disk"]
 
 
 @dataclass(frozen=True)
-class Streams:
-    """Residual streams [N, T, H] float32 before the next layer; layers change them in place."""
+class Stream:
+    """Residual streams ``tensor`` [N, T, H] of N windows, wherever they lie.
 
-    full: Tensor
-    quantized: Tensor
+    What is read comes in float32 on ``device``.
+    """
 
-    @classmethod
-    def embed(cls, tokens: Tensor, embedding: Tensor) -> "Streams":
-        """The start of both: the embeddings [V, H] of windows [N, T]."""
-        full = embedding[tokens].float()
-        return cls(full, full.clone())
+    tensor: Tensor
+    device: torch.device
 
-    def save(self, path: Path) -> None:
-        """Write both to a temporary name, sync, rename."""
-        partial = path.with_name(path.name + ".tmp")
-        save_file({"full": self.full, "quantized": self.quantized}, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.rename(path)
+    def parts(self) -> Iterator[slice]:
+        """A few windows at a time."""
+        windows, tokens, _ = self.tensor.shape
+        step = max(1, WINDOW_TOKENS // tokens)
+        for start in range(0, windows, step):
+            yield slice(start, min(start + step, windows))
 
-    @classmethod
-    def load(cls, path: Path) -> "Streams":
-        """Read back what `save` wrote. Raises CheckpointError."""
+    def read(self, part: slice) -> Tensor:
+        """Windows [n, T, H]; a copy."""
+        return self.tensor[part].to(self.device, torch.float32, copy=True)
+
+    def write(self, part: slice, values: Tensor) -> None:
+        """Replace windows by values [n, T, H]."""
+        self.tensor[part] = values.to(self.tensor.device, self.tensor.dtype)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """The tokens with these indices [t], counted through all windows: [t, H]."""
+        flat = self.tensor.flatten(0, 1)
+        return flat[tokens.to(flat.device)].to(self.device, torch.float32)
+
+    def add_rows(self, tokens: Tensor, values: Tensor) -> None:
+        """Add values [t, H] to the tokens with these indices [t], each named once."""
+        flat = self.tensor.flatten(0, 1)
+        index = tokens.to(flat.device)
+        flat[index] += values.to(flat.device, flat.dtype)
+
+    def add(self, other: "Stream") -> float:
+        """Add another of this shape; returns the squared Frobenius norm of the sum."""
+        square = torch.zeros((), dtype=torch.float64, device=self.device)
+        for part in self.parts():
+            total = self.read(part) + other.read(part)
+            square += total.square().sum(dtype=torch.float64)
+            self.write(part, total)
+        return float(square)
+
+
+@dataclass(frozen=True)
+class StreamStore:
+    """Keeps one stream from layer to layer, and on the disk what a stopped run goes on from."""
+
+    folder: Path
+    name: str
+    shape: tuple[int, int, int]
+    placement: Placement
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32, or bfloat16 for a large stream."""
+        windows, tokens, width = self.shape
+        is_large = stream_bytes(windows * tokens, width) < windows * tokens * width * 4
+        return torch.bfloat16 if is_large else torch.float32
+
+    def begin(self, tokens: Tensor, embedding: Tensor) -> Stream:
+        """The stream before the first layer: the embeddings [V, H] of windows [N, T]."""
+        stream = self._new(self._path(0, ".tmp"))
+        for part in stream.parts():
+            stream.write(part, embedding[tokens[part]])
+        return stream
+
+    def load(self, layers: int) -> Stream:
+        """The stream behind this many layers, as `commit` left it. Raises CheckpointError."""
+        path = self._path(layers)
         try:
-            with safe_open(path, framework="pt") as file:
-                return cls(file.get_tensor("full"), file.get_tensor("quantized"))
-        except (SafetensorError, OSError) as error:
+            if path.stat().st_size != self._bytes:
+                raise CheckpointError(f"{path} is cut short; begin anew with --restart")
+            if self.placement == "disk":
+                return self._mapped(path)
+            stream = self._new(path)
+            with path.open("rb") as file:
+                for part in stream.parts():
+                    windows = torch.empty(stream.tensor[part].shape, dtype=self.dtype)
+                    file.readinto(_bytes_of(windows))
+                    stream.tensor[part] = windows.to(self.device)
+            return stream
+        except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error}); begin anew with --restart"
             ) from None
 
+    def after(self, stream: Stream, layers: int) -> Stream:
+        """Where the stream goes behind ``layers`` layers: the same memory, or, on a disk, another
+        file, so that the one before stays whole until this one is."""
+        if self.placement != "disk":
+            return stream
+        return self._new(self._path(layers, ".tmp"))
 
-def chunks(stream: Tensor) -> Iterator[Tensor]:
-    """Views of a few windows at a time, [n, T, H]."""
-    yield from torch.split(stream, max(1, CHUNK // stream.shape[1]))
+    def scratch(self) -> Stream:
+        """A stream of zeros, to add up a layer's output in."""
+        stream = self._new(self.folder / f"{self.name}-scratch")
+        stream.tensor.zero_()
+        return stream
+
+    def commit(self, stream: Stream, layers: int) -> None:
+        """Have the stream behind ``layers`` layers on the disk when this returns."""
+        partial = self._path(layers, ".tmp")
+        if self.placement != "disk":
+            with partial.open("wb") as file:
+                for part in stream.parts():
+                    file.write(_bytes_of(stream.tensor[part].cpu().contiguous()))
+        sync(partial)
+        partial.rename(self._path(layers))
+        sync(self.folder)
+
+    def drop_all_but(self, layers: int) -> None:
+        """Remove what is saved of other layers, and what was left half-written."""
+        for path in self.folder.glob(f"{self.name}-*"):
+            if path != self._path(layers):
+                path.unlink()
+
+    def drop_all(self) -> None:
+        """Remove everything that is saved."""
+        for path in self.folder.glob(f"{self.name}-*"):
+            path.unlink()
+
+    @property
+    def _bytes(self) -> int:
+        windows, tokens, width = self.shape
+        return windows * tokens * width * self.dtype.itemsize
+
+    def _new(self, path: Path) -> Stream:
+        if self.placement == "disk":
+            path.unlink(missing_ok=True)
+            with path.open("wb") as file:
+                # Writing to a mapped file on a full disk would kill the process.
+                os.posix_fallocate(file.fileno(), 0, self._bytes)
+            return self._mapped(path)
+        where = self.device if self.placement == "device" else "cpu"
+        return Stream(torch.empty(self.shape, dtype=self.dtype, device=where), self.device)
+
+    def _mapped(self, path: Path) -> Stream:
+        count = self._bytes // self.dtype.itemsize
+        flat = torch.from_file(str(path), shared=True, size=count, dtype=self.dtype)
+        return Stream(flat.view(self.shape), self.device)
+
+    def _path(self, layers: int, suffix: str = "") -> Path:
+        return self.folder / f"{self.name}-{layers:02d}.stream{suffix}"
 
 
-def attend(layer: Layer, stream: Tensor, rope: Rotation) -> None:
-    """Move the stream, in place, past the layer's attention."""
-    for part in chunks(stream):
-        part.copy_(layer.attend(part, rope))
+def attend(layer: Layer, stream: Stream, into: Stream, rope: Rotation) -> None:
+    """Move the stream past the layer's attention."""
+    for part in stream.parts():
+        into.write(part, layer.attend(stream.read(part), rope))
 
 
 def attend_with_statistics(
-    layer: Layer, stream: Tensor, rope: Rotation
+    layer: Layer, stream: Stream, into: Stream, rope: Rotation
 ) -> Iterator[tuple[Tensor, AttentionStatistics]]:
-    """Like `attend`, yielding each chunk after attention and what its attention maps say."""
-    for part in chunks(stream):
-        moved, statistics = layer.attend_with_statistics(part, rope)
-        part.copy_(moved)
-        yield part, statistics
+    """Like `attend`, yielding each part [n, T, H] after attention and what its maps say."""
+    for part in stream.parts():
+        moved, statistics = layer.attend_with_statistics(stream.read(part), rope)
+        into.write(part, moved)
+        yield moved, statistics
 
 
-def moe_block(layer: Layer, stream: Tensor) -> MoeBlock:
-    """The layer's MoE block over a stream that is past attention."""
-    routings = [layer.route(layer.moe_input(part)) for part in chunks(stream)]
-    routing = Routing(
-        torch.cat([routing.ids for routing in routings]),
-        torch.cat([routing.weights for routing in routings]),
-    )
-    return MoeBlock(layer, stream.flatten(0, 1), routing)
-
-
-def pass_experts(layer: Layer, stream: Tensor, routing: Routing) -> None:
-    """Move the stream, in place, past the layer's experts."""
-    start = 0
-    for part in chunks(stream):
-        normed = layer.moe_input(part)  # [n * T, H]
-        rows = slice(start, start + len(normed))
-        mixed = layer.experts.forward(normed, routing.ids[rows], routing.weights[rows])
-        part.add_(mixed.view_as(part))
-        start += len(normed)
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor in host memory, not a copy."""
+    return tensor.flatten().view(torch.uint8).numpy().data

@@ -8,49 +8,57 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from compress.journal import Entry, Journal
-from compress.streams import Streams
+from compress.journal import Journal
 from engine.checkpoint import sync
 from engine.errors import DiskFullError, UsageError
+from engine.manifest import MANIFEST_NAME, read_manifest
 
 _JOURNAL = "journal.jsonl"
 _LOCK = "lock"
+_EMBEDDING = "embedding.safetensors"
 
 
 class Workspace:
-    """An open, locked partial folder with its journal."""
+    """A locked partial folder, with its journal once `begin` has been called."""
 
-    def __init__(self, folder: Path, out: Path, journal: Journal) -> None:
+    def __init__(self, folder: Path, out: Path) -> None:
         self.folder = folder
-        self.journal = journal
         self._out = out
+        self.journal = Journal(folder / _JOURNAL)
 
-    def load_streams(self) -> Streams | None:
-        """The streams behind the last finished layer, None before the first."""
-        done = len(self.journal.entries)
-        return Streams.load(self._streams(done)) if done else None
+    def begin(self, fingerprint: str) -> None:
+        """Go on from the journal found here, or start one.
 
-    def finish_layer(self, entry: Entry, behind: Streams) -> None:
-        """Make a layer whose file is written count as finished; all on the disk on return.
-
-        The streams are written before the journal line and the old ones removed after it, so
-        that a crash in between leaves a pair that fits together.
+        Raises UsageError when it is of another job.
         """
-        done = len(self.journal.entries) + 1
-        behind.save(self._streams(done))
-        self.journal.append(entry)
-        self._streams(done - 1).unlink(missing_ok=True)
+        self.journal.open(fingerprint)
 
-    def publish(self) -> Path:
-        """Give the whole checkpoint its name. An older one of that name, kept until now, goes."""
-        self._streams(len(self.journal.entries)).unlink(missing_ok=True)
+    def embedding(self, read: Callable[[], Tensor]) -> Tensor:
+        """The embeddings, kept here from the first time they are read: they open the source's
+        first shard and close the result, and in between that shard can go."""
+        path = self.folder / _EMBEDDING
+        if not path.exists():
+            partial = path.with_name(path.name + ".tmp")
+            save_file({_EMBEDDING: read()}, partial)
+            sync(partial)
+            partial.rename(path)
+        return load_file(path)[_EMBEDDING]
+
+    def publish(self, files: Collection[str]) -> Path:
+        """Give the whole checkpoint, which consists of these files, its name.
+
+        An older one of that name, kept until now, goes. What was only needed on the way goes
+        last, so that a run that is killed in between finds out where it stood.
+        """
         old = self._out.with_name(self._out.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if self._out.exists():
@@ -58,13 +66,27 @@ class Workspace:
         self.folder.rename(self._out)
         sync(self._out.parent)
         shutil.rmtree(old, ignore_errors=True)
-        for name in (_JOURNAL, _LOCK):
-            (self._out / name).unlink()
+        _remove_others(self._out, files)
         return self._out
 
-    def _streams(self, layers: int) -> Path:
-        """The streams behind this many layers."""
-        return self.folder / f"streams-{layers:02d}.safetensors"
+
+def finish_publishing(out: Path) -> bool:
+    """Whether ``out`` was published by a run that was killed before it had cleaned up; then this
+    cleans up. Raises CheckpointError when its manifest cannot be read."""
+    if not (out / _JOURNAL).exists():
+        return False
+    _remove_others(out, (*read_manifest(out).files, MANIFEST_NAME))
+    return True
+
+
+def _remove_others(folder: Path, files: Collection[str]) -> None:
+    """Remove all but these files from a published folder, the journal last."""
+    others = [path for path in folder.iterdir() if path.name not in files]
+    for path in sorted(others, key=lambda path: path.name == _JOURNAL):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def partial_folder(out: Path) -> Path:
@@ -72,16 +94,20 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def check_free(out: Path, needed: int, restart: bool) -> None:
-    """See that ``needed`` bytes fit beside ``out``, counting what an unfinished run holds.
-
-    Raises DiskFullError, and UsageError when ``out`` exists and is not to be replaced.
-    """
+def check_out(out: Path, restart: bool) -> None:
+    """Raise UsageError when ``out`` exists and is not to be replaced."""
     if out.exists() and not restart:
         raise UsageError(f"{out} exists already: choose another --out, or replace it by --restart")
+
+
+def check_free(out: Path, needed: int) -> None:
+    """See that ``needed`` bytes fit beside ``out``, counting what an unfinished run holds.
+
+    Raises DiskFullError.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_folder(out)
-    held = sum(path.stat().st_size for path in partial.glob("*")) if partial.is_dir() else 0
+    held = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     free = shutil.disk_usage(out.parent).free + held
     if free < needed:
         raise DiskFullError(
@@ -91,10 +117,11 @@ def check_free(out: Path, needed: int, restart: bool) -> None:
 
 
 @contextmanager
-def open_workspace(out: Path, fingerprint: str, restart: bool) -> Iterator[Workspace]:
-    """Lock NAME.partial and open its journal, the one found there or a new one.
+def open_workspace(out: Path, restart: bool) -> Iterator[Workspace]:
+    """Lock NAME.partial; ``restart`` discards what an unfinished run left there, but for shards
+    that were downloaded.
 
-    Raises UsageError when another job works there or left an unfinished run of another recipe.
+    Raises UsageError when another job works there.
     """
     folder = partial_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,15 +140,15 @@ def open_workspace(out: Path, fingerprint: str, restart: bool) -> Iterator[Works
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        journal = folder / _JOURNAL
         if restart:
             for path in folder.iterdir():
-                if path.name != _LOCK:
+                if path.is_file() and path.name != _LOCK:
                     path.unlink()
-        if journal.is_file():
-            yield Workspace(folder, out, Journal.resume(journal, fingerprint))
-        else:
-            yield Workspace(folder, out, Journal.begin(journal, fingerprint))
+        try:
+            yield Workspace(folder, out)
+        finally:
+            if folder.exists() and not any(path.name != _LOCK for path in folder.iterdir()):
+                shutil.rmtree(folder)  # it failed before there was anything to go on from
 
 
 def _holder(lock: TextIO) -> str:

@@ -1,25 +1,37 @@
 """`mc.json`: what a compressed checkpoint is, how it was made, and what its files must be.
 
 Reading it needs no torch, so that lists and tables come up at once. `open_manifest` also checks
-the size and header of every file; hashes are checked by `verify_hashes`.
+the size and header of every file; hashes are checked by `verify_hashes`. A checkpoint may come from
+a stranger: nothing in it may lead out of its folder, take the program down, or reach code that
+trusts it before it is checked here.
 """
 
 import dataclasses
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from engine.errors import CheckpointError, ProtocolError
+from engine.config import ModelConfig
+from engine.errors import CheckpointError, ProtocolError, UsageError
+from engine.json_file import LARGEST_BYTES, parse_json, read_json
+from engine.layout import PackedShape, planes
 from engine.protocol import from_dict
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "mc.json"
 DENSE_FILE = "dense.safetensors"
 DENSE_BITS = 4
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_MOST = 2**53
+"""More of anything than there can be; every number below is exact as a float."""
 
 
 def layer_file(layer: int) -> str:
@@ -148,7 +160,7 @@ def read_manifest(folder: Path, name: str = MANIFEST_NAME) -> Manifest:
     """Parse ``folder/mc.json``, or a copy of it called ``name``. Raises CheckpointError."""
     path = folder / name
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no compressed checkpoint: it has no {name}") from None
     except (ValueError, OSError) as error:
@@ -160,26 +172,67 @@ def read_manifest(folder: Path, name: str = MANIFEST_NAME) -> Manifest:
         )
     try:
         return _parse(raw)
-    except (TypeError, KeyError, AttributeError, ProtocolError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ProtocolError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}); compress or pull again") from None
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:
-    return Manifest(
+    manifest = Manifest(
         format_version=raw["format_version"],
-        name=raw["name"],
+        name=str(raw["name"]),
         source=from_dict(Source, raw["source"]),
         recipe=from_dict(Recipe, raw["recipe"]),
         layers=tuple(from_dict(LayerRecord, layer) for layer in raw["layers"]),
         sizes=from_dict(Sizes, raw["sizes"]),
         files={name: from_dict(FileRecord, record) for name, record in raw["files"].items()},
     )
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError for a manifest that no compression writes."""
+    for name in manifest.files:
+        if not _FILE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for a file of a checkpoint")
+    weights = [DENSE_FILE, *map(layer_file, range(len(manifest.layers)))]
+    if missing := [name for name in weights if name not in manifest.files]:
+        raise ValueError(f"it does not list {missing[0]}")
+    if not manifest.layers:
+        raise ValueError("it describes no layer")
+    for index, layer in enumerate(manifest.layers):
+        _check_layer(index, layer)
+    counts = dataclasses.asdict(manifest.sizes)
+    for name, count in counts.items():
+        if not (1 if name.endswith("weights") else 0) <= count <= _MOST:
+            raise ValueError(f"sizes.{name} cannot be {count}")
+
+
+def _check_layer(index: int, layer: LayerRecord) -> None:
+    if not layer.expert_bits:
+        raise ValueError(f"layer {index} has no experts")
+    try:
+        for bits in set(layer.expert_bits):
+            planes(bits)
+    except UsageError as error:
+        raise ValueError(f"layer {index}: {error}") from None
+    numbers = chain(
+        (layer.odp_threshold, layer.odp_quantile, layer.stream_norm),
+        layer.frequency,
+        layer.routing_weight,
+        *layer.errors,
+        *layer.trace_errors,
+    )
+    if not all(map(isfinite, numbers)):
+        raise ValueError(f"layer {index} holds infinite numbers")
 
 
 def open_manifest(folder: Path) -> Manifest:
-    """Parse the manifest and check that every file is there, whole, and a safetensors file.
+    """Parse the manifest and check that every file is there, whole, and a safetensors file, and
+    that the layers have the shape that config.json says.
 
-    Cheap: sizes and headers only. Raises CheckpointError naming the file and what to do.
+    Cheap: sizes and headers only. Raises CheckpointError naming the file and what to do, and
+    SourceError for a config.json that is missing or damaged.
     """
     manifest = read_manifest(folder)
     for name, record in manifest.files.items():
@@ -194,7 +247,32 @@ def open_manifest(folder: Path) -> Manifest:
             )
         if path.suffix == ".safetensors":
             check_header(path)
+    _check_shape(folder / MANIFEST_NAME, manifest, ModelConfig.from_folder(folder))
     return manifest
+
+
+def _check_shape(path: Path, manifest: Manifest, config: ModelConfig) -> None:
+    """See that the layers are those of the configuration: kernels trust the counts of experts."""
+    if len(manifest.layers) != config.num_layers:
+        raise CheckpointError(
+            f"{path} describes {len(manifest.layers)} layers, config.json {config.num_layers}; "
+            "compress or pull the model again"
+        )
+    for index, layer in enumerate(manifest.layers):
+        if len(layer.expert_bits) != config.num_experts:
+            raise CheckpointError(
+                f"{path} describes {len(layer.expert_bits)} experts in layer {index}, config.json "
+                f"{config.num_experts}; compress or pull the model again"
+            )
+    queries = config.num_heads * config.head_dim
+    try:
+        for columns in (config.hidden_size, config.intermediate_size, queries):
+            PackedShape(1, columns, DENSE_BITS, manifest.recipe.group_size)
+    except UsageError:
+        raise CheckpointError(
+            f"{path} describes groups of {manifest.recipe.group_size} weights, into which the "
+            f"{columns} inputs of config.json do not divide; compress or pull the model again"
+        ) from None
 
 
 def check_header(path: Path) -> None:
@@ -206,13 +284,13 @@ def check_header(path: Path) -> None:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
+            if length > min(size - 8, LARGEST_BYTES):
+                raise ValueError("the header is longer than the file, or than any header is")
+            header = parse_json(file.read(length))
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
         if 8 + length + max(ends, default=0) != size:
             raise ValueError("the tensors do not fill the file")
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, struct.error) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
 
 
@@ -232,7 +310,13 @@ def verify_hashes(
     for name, record in manifest.files.items():
         if listener:
             listener(name)
-        if sha256_file(folder / name) != record.sha256:
+        try:
+            found = sha256_file(folder / name)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder / name} cannot be read: {error}; compress or pull the model again"
+            ) from None
+        if found != record.sha256:
             raise CheckpointError(
                 f"{folder / name} was altered: its SHA-256 is not the one in {MANIFEST_NAME}; "
                 "compress or pull the model again"

@@ -16,8 +16,8 @@ from engine import manifest
 from engine.attention import Attention
 from engine.config import ModelConfig
 from engine.errors import CheckpointError, SourceError
-from engine.experts import FloatExperts
-from engine.layout import Matrix
+from engine.experts import Experts, FloatExperts
+from engine.layout import MATRICES, Matrix, matrix_shape
 from engine.linear import FloatLinear
 from engine.model import Layer, Model, Norm
 
@@ -118,25 +118,41 @@ def original_layer(config: ModelConfig, index: int, read: TensorReader) -> Layer
 
     Raises SourceError for a tensor whose shape is not the configuration's.
     """
+    every = [original_expert(config, index, k, read) for k in range(config.num_experts)]
+    gate, up, down = (torch.stack([expert[name] for expert in every]) for name in MATRICES)
+    return layer_around(config, index, read, FloatExperts(gate, up, down))
+
+
+def original_expert(
+    config: ModelConfig, index: int, expert: int, read: TensorReader
+) -> dict[Matrix, Tensor]:
+    """The matrices of one expert of layer ``index``: gate and up [I, H], down [H, I].
+
+    Raises SourceError like `original_layer`.
+    """
+    prefix = f"model.layers.{index}.block_sparse_moe.experts.{expert}"
+    return {
+        name: _shaped(
+            read,
+            f"{prefix}.{DISK_NAMES[name]}",
+            *matrix_shape(name, config.hidden_size, config.intermediate_size),
+        )
+        for name in MATRICES
+    }
+
+
+def layer_around(config: ModelConfig, index: int, read: TensorReader, experts: Experts) -> Layer:
+    """Build layer ``index`` with ``experts`` in place of its own.
+
+    Raises SourceError like `original_layer`.
+    """
     prefix = f"model.layers.{index}"
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
     queries = config.num_heads * config.head_dim
     keys = config.num_kv_heads * config.head_dim
 
     def tensor(name: str, *shape: int) -> Tensor:
-        found = read(f"{prefix}.{name}.weight")
-        if found.shape != shape:
-            raise SourceError(
-                f"{prefix}.{name} has shape {tuple(found.shape)}, config.json says {shape}"
-            )
-        return found
-
-    def experts(matrix: Matrix, rows: int, columns: int) -> Tensor:
-        moe = "block_sparse_moe.experts"
-        name = DISK_NAMES[matrix]
-        return torch.stack(
-            [tensor(f"{moe}.{k}.{name}", rows, columns) for k in range(config.num_experts)]
-        )
+        return _shaped(read, f"{prefix}.{name}", *shape)
 
     return Layer(
         index=index,
@@ -151,10 +167,13 @@ def original_layer(config: ModelConfig, index: int, read: TensorReader) -> Layer
         ),
         post_norm=Norm(tensor("post_attention_layernorm", hidden), config.rms_norm_eps),
         router=FloatLinear(tensor("block_sparse_moe.gate", config.num_experts, hidden)),
-        experts=FloatExperts(
-            gate=experts("gate", inner, hidden),
-            up=experts("up", inner, hidden),
-            down=experts("down", hidden, inner),
-        ),
+        experts=experts,
         top_k=config.top_k,
     )
+
+
+def _shaped(read: TensorReader, name: str, *shape: int) -> Tensor:
+    found = read(f"{name}.weight")
+    if found.shape != shape:
+        raise SourceError(f"{name} has shape {tuple(found.shape)}, config.json says {shape}")
+    return found

@@ -18,7 +18,8 @@ from compress import workspace
 from compress.allocation import ALLOCATORS, LayerScores
 from compress.evaluation import evaluate
 from compress.pipeline import CompressJob, compress
-from compress.progress import STAGES, Done, JobFailed, Progress, decode
+from compress.progress import STAGES, Done, JobFailed, Progress, Started, decode
+from compress.streams import StreamStore
 from engine.checkpoint import load_model
 from engine.errors import DiskFullError, Interrupted, McChatError, SourceError, UsageError
 from engine.manifest import MANIFEST_NAME, open_manifest, verify_hashes
@@ -103,7 +104,7 @@ def test_result_is_a_whole_checkpoint(job: CompressJob, source: Path) -> None:
     fractions = [progress.fraction for progress in heard]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
-    assert {progress.stage for progress in heard} == set(STAGES)
+    assert {progress.stage for progress in heard} == set(STAGES) - {"download"}
     assert not workspace.partial_folder(out).exists()
 
 
@@ -163,14 +164,19 @@ def test_two_jobs_never_write_one_output(job: CompressJob) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"bits": 7}, UsageError, "between 1 and 3"),
+        ({"bits": 7}, UsageError, "between 1 and 4"),
         ({"bits": 2.5, "allocator": "uniform"}, McChatError, "uniform"),
-        ({"allocator": "hessian"}, UsageError, "pmq"),
+        ({"allocator": "awq"}, UsageError, "pmq"),
+        ({"allocator": "bsp"}, UsageError, "2.5"),
+        ({"allocator": "pmq", "expert_bytes": 10**6}, UsageError, "global"),
+        ({"allocator": "global", "expert_bytes": 10}, McChatError, "too few"),
+        ({"allocator": "global", "quantizer": "hqq", "text": None}, UsageError, "text"),
+        ({"device": "cuda:7"}, UsageError, "cuda:7"),
         ({"quantizer": "awq"}, UsageError, "gptq"),
-        ({"error": "model"}, UsageError, "block"),
+        ({"error": "somewhere"}, UsageError, "block"),
         ({"group_size": 100}, UsageError, "--group-size"),
         ({"group_size": 128}, UsageError, "--group-size"),
-        ({"text": None}, UsageError, "--text"),
+        ({"text": None, "offline": True}, McChatError, "--text"),
         ({"samples": 10_000}, SourceError, "--samples"),
         ({"samples": 0}, UsageError, "--samples"),
         ({"window": 4096}, UsageError, "--window"),
@@ -198,7 +204,7 @@ def test_no_disk_space_is_said_before_and_during(
 
     with monkeypatch.context() as patch:
         patch.setattr(workspace.shutil, "disk_usage", lambda path: Usage())
-        with pytest.raises(DiskFullError, match="1,000 are free"):
+        with pytest.raises(DiskFullError, match="1,0.. are free"):
             compress(job, quiet)
     assert not job.out.exists()
 
@@ -206,7 +212,7 @@ def test_no_disk_space_is_said_before_and_during(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("compress.streams.save_file", full)
+        patch.setattr(StreamStore, "commit", full)
         with pytest.raises(DiskFullError, match="run the same command again"):
             compress(job, quiet)
     assert open_manifest(compress(job, quiet)).nominal_bits == 2.0
@@ -214,14 +220,46 @@ def test_no_disk_space_is_said_before_and_during(
 
 @pytest.mark.parametrize("allocator", ALLOCATORS)
 def test_every_allocator_and_quantizer_runs(job: CompressJob, allocator: str) -> None:
-    names = {"random": "rtn", "uniform": "minmax", "fnorm": "hqq"}
+    names = {"random": "rtn", "uniform": "minmax", "fnorm": "hqq", "pmq": "refined"}
     changed = replace(job, allocator=allocator, quantizer=names.get(allocator, "gptq"))
+    if allocator == "bsp":
+        changed = replace(changed, bits=2.5)
     manifest = open_manifest(compress(changed, quiet))
-    assert manifest.nominal_bits == 2.0
+    mean = {"bsp": 8 / 3, "global": pytest.approx(2.0, abs=0.1)}
+    assert manifest.nominal_bits == mean.get(allocator, 2.0)
     assert (manifest.recipe.allocator, manifest.recipe.quantizer) == (
         allocator,
         changed.quantizer,
     )
+
+
+def test_a_quick_build_reads_no_text(job: CompressJob) -> None:
+    quick = replace(job, quantizer="hqq", text=None, offline=True, bits=2.5)
+    manifest = open_manifest(compress(quick, quiet))
+    assert manifest.nominal_bits == 2.5
+    assert (manifest.recipe.calibration, manifest.recipe.samples) == ("none", 0)
+    assert any("ODP skips nothing" in note for note in manifest.recipe.notes)
+    assert {record.odp_threshold for record in manifest.layers} == {0.0}
+    evaluated = evaluate(job.out, job.text, window=64, pruning="odp")
+    assert evaluated.prune_ratio == 0.0
+
+
+def test_errors_on_the_models_output_cost_a_second_pass(job: CompressJob) -> None:
+    block = open_manifest(compress(job, quiet))
+    model = open_manifest(compress(replace(job, error="model", restart=True), quiet))
+    assert (block.recipe.error, model.recipe.error) == ("block", "model")
+    for one, other in zip(block.layers, model.layers, strict=True):
+        assert one.frequency == other.frequency
+        assert one.errors != other.errors
+
+
+def test_the_global_program_keeps_to_its_bytes(job: CompressJob) -> None:
+    whole = replace(job, allocator="global", quantizer="rtn")
+    free = open_manifest(compress(whole, quiet)).sizes
+    spent = free.expert_code_bytes + free.expert_metadata_bytes
+    given = spent - 5000
+    less = open_manifest(compress(replace(whole, expert_bytes=given, restart=True), quiet)).sizes
+    assert given - 5000 < less.expert_code_bytes + less.expert_metadata_bytes <= given
 
 
 def test_rounded_budget_is_written_down(job: CompressJob) -> None:
@@ -264,7 +302,8 @@ def command(job: CompressJob) -> list[str]:
 def test_job_prints_progress_lines(job: CompressJob) -> None:
     done = subprocess.run(command(job), cwd=REPOSITORY, capture_output=True, text=True, check=True)
     events = [decode(line) for line in done.stdout.splitlines()]
-    assert all(isinstance(event, Progress) for event in events[:-1])
+    assert isinstance(events[0], Started)
+    assert all(isinstance(event, Progress) for event in events[1:-1])
     assert events[-1] == Done(str(job.out))
     failed = subprocess.run([*command(job), "--bits", "7"], cwd=REPOSITORY, capture_output=True)
     assert failed.returncode == 2

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress.source import Source, open_source, tensor_names
+from compress.routed import StreamedExperts
+from compress.source import EMBEDDING, Source, open_folder, tensor_names
 from engine.errors import McChatError, SourceError
 from tests.unit.models_for_tests import save_tiny_mixtral
 
@@ -38,7 +39,7 @@ def shard(folder: Path) -> list[Path]:
 def refusal(folder: Path) -> str:
     """The one line that opening, or else reading everything, fails with."""
     with pytest.raises(McChatError) as error:
-        read_all(open_source(folder))
+        read_all(open_folder(folder))
     message = str(error.value)
     assert "\n" not in message
     assert isinstance(error.value, SourceError)
@@ -47,17 +48,19 @@ def refusal(folder: Path) -> str:
 
 def read_all(source: Source) -> dict[str, torch.Tensor]:
     tensors = {name: source.tensor(name) for name in tensor_names(source.config)}
-    for layer in range(source.config.num_layers):
-        source.layer(layer)
-    source.dense_tensors()
+    for index in range(source.config.num_layers):
+        experts = source.layer(index).experts
+        assert isinstance(experts, StreamedExperts)
+        for k in range(experts.count):
+            experts.read(k)
     return tensors
 
 
 def test_sharded_and_single_read_the_same(folder: Path) -> None:
-    single = read_all(open_source(folder))
+    single = read_all(open_folder(folder))
     assert set(single) == set(load_file(folder / SINGLE))
     shard(folder)
-    sharded = read_all(open_source(folder))
+    sharded = read_all(open_folder(folder))
     assert all(torch.equal(single[name], sharded[name]) for name in single)
 
 
@@ -65,8 +68,8 @@ def test_sharded_and_single_read_the_same(folder: Path) -> None:
 def test_what_stays_dense_is_16_bit(folder: Path, dtype: torch.dtype) -> None:
     tensors = {name: t.to(dtype) for name, t in load_file(folder / SINGLE).items()}
     save_file(tensors, folder / SINGLE)
-    source = open_source(folder)
-    kept = source.dense_tensors() | source.layer_tensors(1)
+    source = open_folder(folder)
+    kept = {"embed.weight": source.half(EMBEDDING), **source.layer_tensors(1)}
     expected = torch.float16 if dtype == torch.float32 else dtype
     assert {tensor.dtype for tensor in kept.values()} == {expected}
     torch.testing.assert_close(
@@ -82,20 +85,20 @@ def test_large_float32_values_keep_their_range(folder: Path) -> None:
     tensors = load_file(folder / SINGLE)
     tensors["model.norm.weight"][0] = 1e6
     save_file(tensors, folder / SINGLE)
-    norm = open_source(folder).dense_tensors()["norm.weight"]
+    norm = open_folder(folder).half("model.norm.weight")
     assert norm.dtype == torch.bfloat16
     assert torch.isfinite(norm).all()
 
 
 def test_hash_follows_the_content_not_the_place(folder: Path, tmp_path: Path) -> None:
-    first = open_source(folder).provenance()
+    first = open_folder(folder).provenance()
     moved = folder.rename(tmp_path / "moved")
-    assert open_source(moved).provenance().sha256 == first.sha256
+    assert open_folder(moved).provenance().sha256 == first.sha256
     tensors = load_file(moved / SINGLE)
     tensors["model.norm.weight"][0] += 1
     save_file(tensors, moved / SINGLE)
     heard: list[float] = []
-    assert open_source(moved).provenance(heard.append).sha256 != first.sha256
+    assert open_folder(moved).provenance(heard.append).sha256 != first.sha256
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
 

@@ -1,0 +1,254 @@
+"""Carries the calibration streams through the layers, and leaves scores and layer files behind."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from compress.allocation import (
+    Budget,
+    Exponents,
+    LayerScores,
+    ModelBudget,
+    allocate,
+    allocate_model,
+)
+from compress.data_free import data_free_scores
+from compress.journal import Entry
+from compress.layers import QuantizedLayer, quantize_data_free, quantize_layer
+from compress.progress import Stage
+from compress.quantizers import Quantizer
+from compress.reporter import Reporter
+from compress.result import write_layer_file
+from compress.routed import StreamedExperts
+from compress.significance import score_layer
+from compress.source import EMBEDDING, Source
+from compress.streams import Placement, Stream, StreamStore
+from compress.workspace import Workspace
+from engine.attention import Rope
+from engine.manifest import LayerRecord
+
+ONE_PASS: tuple[tuple[Stage, ...], ...] = (("calibrate", "score", "allocate", "quantize", "write"),)
+TWO_PASSES: tuple[tuple[Stage, ...], ...] = (
+    ("calibrate", "score"),
+    ("allocate", "quantize", "write"),
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a job rounds and spreads bits. ``score_with`` rounds at ``widths`` to measure eps,
+    ``quantize`` makes the codes; a `ModelBudget` is spread over all layers at once."""
+
+    quantize: Quantizer
+    score_with: Quantizer
+    widths: tuple[int, ...]
+    group_size: int
+    allocator: str
+    budget: Budget | ModelBudget
+    exponents: Exponents
+    seed: int
+
+
+class Passes:
+    """The layers of one job, one after the other, as often as the method needs them."""
+
+    def __init__(
+        self,
+        method: Method,
+        source: Source,
+        workspace: Workspace,
+        report: Reporter,
+        tokens: Tensor,
+        placement: Placement,
+        device: torch.device,
+    ) -> None:
+        """``tokens`` int64 [N, T] calibrate; the streams lie at ``placement``, ``device``
+        computes."""
+        self._method = method
+        self._source = source
+        self._workspace = workspace
+        self._report = report
+        self._tokens = tokens
+        self._placement = placement
+        self._device = device
+        self._layers = range(source.config.num_layers)
+        self._rope = Rope(source.config, device).at(0, tokens.shape[1])
+
+    def one_pass(self, scores: Sequence[LayerScores] | None = None) -> None:
+        """Score, spread and quantize a layer before the next. ``scores`` replace the measuring."""
+        done = len(self._workspace.journal.entries)
+        self._report.resume("calibrate", done)
+        if done == len(self._layers):
+            return
+        full, quantized = self._store("full"), self._store("quantized")
+        exact = None if scores else self._stream(full, done)
+        rounded = self._stream(quantized, done)
+        for index in self._layers[done:]:
+            if exact is None:
+                assert scores is not None
+                layer_scores = scores[index]
+            else:
+                layer_scores, exact = self._score(index, full, exact)
+                full.commit(exact, index + 1)
+            self._report.layer("allocate", index, 0.0, "spreading the bits")
+            entry, rounded = self._quantize(
+                index, self._widths(index, layer_scores), layer_scores, quantized, rounded
+            )
+            quantized.commit(rounded, index + 1)
+            self._workspace.journal.finish(entry)
+            for store in (full, quantized):
+                store.drop_all_but(index + 1)
+            self._source.release(index)
+
+    def score_all(self, errors: Sequence[tuple[tuple[float, ...], ...]] | None = None) -> None:
+        """The first of two passes. ``errors`` per layer, if any, replace those of the blocks."""
+        journal = self._workspace.journal
+        done = len(journal.scores)
+        if done == len(self._layers):
+            return
+        self._report.resume("calibrate", done)
+        store = self._store("full")
+        stream = self._stream(store, done)
+        for index in self._layers[done:]:
+            scores, stream = self._score(index, store, stream)
+            store.commit(stream, index + 1)
+            if errors is not None:
+                scores = replace(scores, errors=errors[index], widths=self._method.widths)
+            journal.score(scores)
+            store.drop_all_but(index + 1)
+            self._source.release(index)
+        store.drop_all()
+
+    def quantize_all(self) -> None:
+        """The second of two passes, from the scores in the journal."""
+        journal = self._workspace.journal
+        done = len(journal.entries)
+        self._report.resume("allocate", done)
+        if done == len(self._layers):
+            return
+        self._report.layer("allocate", done, 0.0, "spreading the bits over all layers")
+        widths = self._all_widths(journal.scores)
+        store = self._store("quantized")
+        stream = self._stream(store, done)
+        for index in self._layers[done:]:
+            scores = journal.scores[index]
+            entry, stream = self._quantize(index, widths[index], scores, store, stream)
+            store.commit(stream, index + 1)
+            journal.finish(entry)
+            store.drop_all_but(index + 1)
+            self._source.release(index)
+
+    def data_free(self) -> None:
+        """One pass that reads weights and no text."""
+        journal, method = self._workspace.journal, self._method
+        done = len(journal.entries)
+        self._report.resume("calibrate", done)
+        for index in self._layers[done:]:
+            layer = self._source.layer(index, self._device)
+            experts = layer.experts
+            assert isinstance(experts, StreamedExperts)
+            heard = self._expert_listener("score", index, "scoring")
+            scores = data_free_scores(
+                _told(experts, heard), method.score_with, method.group_size, method.widths
+            )
+            widths = self._widths(index, scores)
+            heard = self._expert_listener("quantize", index, "quantizing")
+            quantized = quantize_data_free(layer, widths, method.quantize, method.group_size, heard)
+            journal.finish(self._write(index, widths, scores, quantized))
+            self._source.release(index)
+
+    def _all_widths(self, scores: Sequence[LayerScores]) -> Sequence[tuple[int, ...]]:
+        method = self._method
+        if isinstance(method.budget, ModelBudget):
+            return allocate_model(method.allocator, scores, method.budget, method.exponents)
+        return [self._widths(index, scores[index]) for index in self._layers]
+
+    def _widths(self, index: int, scores: LayerScores) -> tuple[int, ...]:
+        method = self._method
+        assert isinstance(method.budget, Budget)
+        seed = f"{method.seed}/{index}"
+        return allocate(method.allocator, scores, method.budget, method.exponents, seed)
+
+    def _score(self, index: int, store: StreamStore, stream: Stream) -> tuple[LayerScores, Stream]:
+        """Move the full-precision stream past a layer and judge its experts there."""
+        self._report.layer("calibrate", index, 0.0, "attention and routing")
+        layer = self._source.layer(index, self._device)
+        method = self._method
+        heard = self._expert_listener("score", index, "scoring")
+        return score_layer(
+            layer, store, stream, self._rope, method.score_with, method.widths, method.group_size,
+            heard,
+        )  # fmt: skip
+
+    def _quantize(
+        self,
+        index: int,
+        widths: tuple[int, ...],
+        scores: LayerScores,
+        store: StreamStore,
+        stream: Stream,
+    ) -> tuple[Entry, Stream]:
+        """Quantize a layer, write its file, and move the quantized stream past it."""
+        self._report.layer("quantize", index, 0.0, "attention to 4 bits")
+        layer = self._source.layer(index, self._device)
+        method = self._method
+        heard = self._expert_listener("quantize", index, "quantizing")
+        quantized, stream = quantize_layer(
+            layer, widths, store, stream, self._rope, method.quantize, method.group_size, heard
+        )
+        return self._write(index, widths, scores, quantized), stream
+
+    def _write(
+        self, index: int, widths: tuple[int, ...], scores: LayerScores, quantized: QuantizedLayer
+    ) -> Entry:
+        self._report.layer("write", index, 0.0, "writing the layer")
+        folder = self._workspace.folder
+        experts = quantized.experts
+        file = write_layer_file(folder, self._source, index, quantized.attention, experts)
+        record = LayerRecord(
+            expert_bits=widths,
+            odp_threshold=quantized.odp_threshold,
+            odp_quantile=quantized.odp_quantile,
+            frequency=scores.frequency,
+            routing_weight=scores.routing_weight,
+            errors=scores.errors,
+            trace_errors=scores.trace_errors,
+            stream_norm=scores.stream_norm,
+            widths=scores.widths,
+        )
+        return Entry(record, file)
+
+    def _store(self, name: str) -> StreamStore:
+        windows, tokens = self._tokens.shape
+        shape = (windows, tokens, self._source.config.hidden_size)
+        return StreamStore(self._workspace.folder, name, shape, self._placement, self._device)
+
+    def _stream(self, store: StreamStore, done: int) -> Stream:
+        """The stream behind the finished layers, or before the first."""
+        store.drop_all_but(done)
+        if done:
+            return store.load(done)
+        embedding = self._workspace.embedding(lambda: self._source.half(EMBEDDING))
+        self._source.release(-1)
+        return store.begin(self._tokens, embedding)
+
+    def _expert_listener(self, stage: Stage, layer: int, doing: str) -> Callable[[int], None]:
+        experts = self._source.config.num_experts
+
+        def tell(expert: int) -> None:
+            message = f"{doing} expert {expert + 1} of {experts}"
+            self._report.layer(stage, layer, expert / experts, message)
+
+        return tell
+
+
+def _told(
+    experts: StreamedExperts, listener: Callable[[int], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The matrices of each expert, the listener told before its turn."""
+    for index in range(experts.count):
+        listener(index)
+        expert = experts.read(index)
+        yield expert.gate_up, expert.down

@@ -1,0 +1,205 @@
+"""What a compression will take before it starts: disk, memory and work. Free of torch.
+
+The formulas are explained in docs/compressing.md; benchmarks/compress_layer.py compares them with
+what is measured.
+"""
+
+from dataclasses import dataclass
+
+from compress.progress import Stage
+from engine import budget
+from engine.config import ModelConfig
+
+FLOAT32, HALF = 4, 2
+
+FLOAT32_STREAM_BYTES = 2**29
+"""A calibration stream up to this size is kept in float32, a larger one in bfloat16: what the
+original computes in, and half the memory and the disk."""
+
+CHUNK = 8192
+"""Tokens whose activations inside an expert are in memory at once, in a narrow model."""
+
+CHUNK_ELEMENTS = 2**26
+"""Elements of gate's and up's outputs in memory at once, which makes it fewer in a wide one: 2340
+tokens of Mixtral 8x7B."""
+
+TOKENS_PER_INPUT = 2
+"""An expert's Hessian counts as well estimated from this many tokens per input on."""
+
+FEWEST_OTHERS = 1024
+"""Tokens of other experts, at least, that a Hessian is shrunk with; otherwise as many as its own.
+More would cost time in proportion, and say little more about the layer."""
+
+SHARD_BYTES = 5 * 10**9
+"""The size that transformers cuts shards to, at most, unless told otherwise."""
+
+
+def stream_bytes(tokens: int, width: int) -> int:
+    """One calibration stream of so many tokens of a hidden size, as it is kept."""
+    elements = tokens * width
+    is_large = elements * FLOAT32 > FLOAT32_STREAM_BYTES
+    return elements * (HALF if is_large else FLOAT32)
+
+
+def chunk_of(inner: int) -> int:
+    """Tokens of an expert of this inner width whose activations are in memory at once."""
+    return max(1, min(CHUNK, CHUNK_ELEMENTS // (2 * inner)))
+
+
+def others_for(routed: int, width: int, tokens: int) -> int:
+    """Tokens of other experts that a Hessian over ``width`` inputs is shrunk with, of ``tokens``
+    in all of which ``routed`` are the expert's own."""
+    missing = TOKENS_PER_INPUT * width - routed
+    return max(0, min(missing, max(routed, FEWEST_OTHERS), tokens))
+
+
+def disk_bytes(
+    config: ModelConfig,
+    nominal_bits: float,
+    group_size: int,
+    tokens: int,
+    largest_shard: int = 0,
+    kept_source: int = 0,
+) -> int:
+    """What a job needs on the disk at its peak: the result, two shards while they are streamed
+    (``largest_shard`` 0 for a source that is on the disk already) or, with ``kept_source``, all of
+    them, and the calibration streams in two generations, one while the next is written."""
+    widths = budget.spread_bits(nominal_bits, config.num_experts)
+    experts = config.num_layers * budget.expert_bytes(config, widths, group_size)
+    result = budget.dense_bytes(config, group_size, "cuda") + experts
+    embedding = config.vocab_size * config.hidden_size * budget.STORED_BYTES
+    source = max(2 * largest_shard, kept_source)
+    return result + embedding + source + 2 * 2 * stream_bytes(tokens, config.hidden_size)
+
+
+STREAMS = 3
+"""Streams in memory at once: the full-precision one, the quantized one, and the sum of the experts'
+outputs that the stream in work is waiting for."""
+
+
+def work_bytes(config: ModelConfig, tokens: int) -> int:
+    """Peak of the work on one expert, beside the streams, on the device that computes."""
+    inner = config.intermediate_size
+    return FLOAT32 * (3 * config.expert_weights + 3 * inner**2 + 3 * chunk_of(inner) * inner)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations of one layer by kind; the kinds run at different speeds.
+
+    ``forward``: products with weights; ``hessian``: sums of x x^T; ``factor``: Cholesky;
+    ``rounding``: products that carry errors on; ``weights``: weights rounded, once a width.
+    """
+
+    forward: float = 0.0
+    hessian: float = 0.0
+    factor: float = 0.0
+    rounding: float = 0.0
+    weights: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.forward + other.forward,
+            self.hessian + other.hessian,
+            self.factor + other.factor,
+            self.rounding + other.rounding,
+            self.weights + other.weights,
+        )
+
+    def times(self, factor: float) -> "Work":
+        """So many times this."""
+        return Work(
+            factor * self.forward,
+            factor * self.hessian,
+            factor * self.factor,
+            factor * self.rounding,
+            factor * self.weights,
+        )
+
+
+def layer_work(
+    config: ModelConfig,
+    samples: int,
+    window: int,
+    widths: int,
+    sweeps: tuple[int, int] = (1, 3),
+) -> dict[Stage, Work]:
+    """What one layer costs: its attention, then scoring at ``widths`` widths, then quantizing.
+
+    ``sweeps`` of coordinate descent while scoring and while quantizing; 0 for plain GPTQ. Tokens
+    are taken to spread evenly over the experts.
+    """
+    tokens = samples * window
+    attention = _attention(config, tokens, window)
+    hidden = config.hidden_size
+    projections = config.attention_weights
+    quantized_attention = Work(
+        hessian=2 * 2 * tokens * hidden**2,
+        factor=2 * hidden**3 / 3,
+        rounding=_rounding(projections // hidden, hidden, sweeps[1]),
+        weights=projections,
+    )
+    score = _expert(config, tokens, widths, sweeps[0]) if widths else Work()
+    exact = _forward(config, tokens, 1 + widths)
+    return {
+        "calibrate": attention,
+        "score": score.times(config.num_experts) + exact,
+        "quantize": (
+            attention.times(3)
+            + quantized_attention
+            + _expert(config, tokens, 1, sweeps[1]).times(config.num_experts)
+            + _forward(config, tokens, 1)
+        ),
+    }
+
+
+def _attention(config: ModelConfig, tokens: int, window: int) -> Work:
+    heads = config.num_heads * config.head_dim
+    maps = 2 * 2 * tokens * window * heads / 2  # causal: half of the map
+    return Work(forward=2 * tokens * config.attention_weights + maps)
+
+
+def _forward(config: ModelConfig, tokens: int, times: int) -> Work:
+    """All tokens through their experts."""
+    return Work(forward=times * 2 * tokens * config.top_k * config.expert_weights)
+
+
+def _expert(config: ModelConfig, tokens: int, widths: int, sweeps: int) -> Work:
+    """Hessians, factors and codes of one expert."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    routed = tokens * config.top_k // config.num_experts
+    outer_rows = routed + others_for(routed, hidden, tokens)
+    inner_rows = routed + others_for(routed, inner, tokens)
+    return Work(
+        forward=2 * inner_rows * 2 * hidden * inner,
+        hessian=2 * outer_rows * hidden**2 + 2 * inner_rows * inner**2,
+        factor=(hidden**3 + inner**3) / 3,
+        rounding=widths * (_rounding(2 * inner, hidden, sweeps) + _rounding(hidden, inner, sweeps)),
+        weights=widths * config.expert_weights,
+    )
+
+
+def _rounding(rows: int, columns: int, sweeps: int) -> float:
+    """Each group meets the errors of those before it; in a sweep, those of all others."""
+    return rows * columns**2 * (1 + 2 * sweeps)
+
+
+_SPEEDS = Work(forward=1.0, hessian=1.5, factor=0.6, rounding=2.0, weights=1e-3)
+"""Operations a unit of time, in proportion: what two cores of an AMD EPYC gave."""
+
+
+def rough_seconds(work: dict[Stage, Work]) -> dict[Stage, float]:
+    """The proportions of a layer's stages, for a progress bar."""
+
+    def of(part: Work) -> float:
+        return (
+            part.forward / _SPEEDS.forward
+            + part.hessian / _SPEEDS.hessian
+            + part.factor / _SPEEDS.factor
+            + part.rounding / _SPEEDS.rounding
+            + part.weights / _SPEEDS.weights
+        )
+
+    seconds = {stage: of(part) for stage, part in work.items()}
+    whole = sum(seconds.values())
+    return {**seconds, "allocate": 0.01 * whole, "write": 0.02 * whole}
