@@ -21,7 +21,7 @@ from app.widgets.header import HeaderLine
 from app.widgets.job_view import JobView
 from compress.progress import Done, JobEvent, JobFailed, Progress
 
-KEPT = "It goes on when you leave this screen or close the terminal. Esc: leave, or stop."
+KEPT = "Closing the terminal does not stop it. Esc: stop it, or leave it."
 STOPPING = "Stopping at the next whole step…"
 
 
@@ -52,6 +52,8 @@ class CompressScreen(Screen[Path | None]):
         self._services = services
         self._client = CompressClient(self._pass_on, job, services.job_command)
         self._failed = False
+        self._has_ended = False
+        self._result: Path | None = None
         self._told_at = 0.0
 
     @classmethod
@@ -90,12 +92,14 @@ class CompressScreen(Screen[Path | None]):
     @work(exclusive=True)
     async def action_part(self) -> None:
         """Ask which: stop the job, which ends with what it has finished, or let it go on."""
-        match await self.app.push_screen_wait(PartingScreen()):
-            case "stop":
-                self._end_line(STOPPING)
-                self._client.cancel()
-            case "leave":
-                self.dismiss(None)
+        parting = await self.app.push_screen_wait(PartingScreen())
+        if self._has_ended:
+            self.dismiss(self._result)
+        elif parting == "stop":
+            self._end_line(STOPPING)
+            self._client.cancel()
+        elif parting == "leave":
+            self.dismiss(None)
 
     def action_back(self) -> None:
         """Return to the choices."""
@@ -125,17 +129,26 @@ class CompressScreen(Screen[Path | None]):
             case Progress() as progress:
                 self._show(progress)
             case Done(folder):
-                self.dismiss(Path(folder))
+                self._end(Path(folder))
             case JobFailed("Interrupted", _):
-                self.dismiss(None)
+                self._end(None)
             case JobFailed(_, reason):
                 self._set_failed(True)
                 self.query_one(HeaderLine).show("down", "failed")
                 self._end_line(f"✕ {reason}", error=True)
 
+    def _end(self, result: Path | None) -> None:
+        """Leave with this result; the question that may lie above answers itself."""
+        self._has_ended = True
+        self._result = result
+        if isinstance(self.app.screen, PartingScreen):
+            self.app.screen.dismiss(None)
+        else:
+            self.dismiss(result)
+
     def _show(self, progress: Progress) -> None:
         view = self.query_one(JobView)
-        if view.progress is None or view.progress.message != progress.message:
+        if _is_news(progress, view.progress):
             layer = f"layer {progress.layer + 1}/{progress.layers}"
             line = f"{clock(progress.elapsed_seconds)}  {layer}  {safe_text(progress.message)}"
             self.query_one(Log).write_line(line)
@@ -156,3 +169,10 @@ class CompressScreen(Screen[Path | None]):
         ending = self.query_one("#ending", Static)
         ending.update(safe_text(text))
         ending.set_class(error, "-error")
+
+
+def _is_news(progress: Progress, before: Progress | None) -> bool:
+    """Whether it belongs in the log: not the bytes of a download, which change all the time."""
+    if before is None or progress.stage != before.stage:
+        return True
+    return progress.stage != "download" and progress.message != before.message

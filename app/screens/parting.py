@@ -12,11 +12,11 @@ from textual.widgets import Static
 Parting = Literal["stop", "leave"]
 
 CHOICES = Content("\n").join(
-    Content.assemble((f"{key:<5}", "bold $primary"), what, ("\n     " + note, "$quiet"))
+    Content.assemble((f"{key:<5}", "bold $primary"), what, (f"  {note}", "$quiet"))
     for key, what, note in (
-        ("S", "stop it", "what is done is kept: the next start goes on from there"),
-        ("B", "leave it running in the background", "also when you quit or close the terminal"),
-        ("Esc", "stay and watch", ""),
+        ("S", "stop it", "what is done is kept, to go on from"),
+        ("B", "leave it running", "it needs no terminal"),
+        ("Esc", "stay", "and watch it"),
     )
 )
 

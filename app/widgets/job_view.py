@@ -6,6 +6,7 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from app.render import safe_text
 from app.units import clock
 from app.widgets.bars import bar, spread
 from compress.progress import STAGES, Progress, Stage
@@ -40,7 +41,7 @@ class JobView(Widget):
             [
                 Content.assemble(bar(progress.fraction, width - 5, "$primary"), (percent, "bold")),
                 spread(Content(layer), Content.styled(self._times(progress), "$quiet"), width),
-                Content(),
+                Content.styled(_bytes_line(progress), "$quiet"),
                 _stage_line(progress, self._stages, width),
             ]
         )
@@ -50,6 +51,11 @@ class JobView(Widget):
         if progress.eta_seconds is None:
             return f"{elapsed} so far"
         return f"{elapsed} so far · about {clock(max(0.0, progress.eta_seconds - self.since))} left"
+
+
+def _bytes_line(progress: Progress) -> str:
+    """What is being downloaded and how fast; all else that is told stands in the log."""
+    return safe_text(progress.message) if progress.stage == "download" else ""
 
 
 def _stage_line(progress: Progress, stages: Sequence[Stage], width: int) -> Content:

@@ -2,7 +2,8 @@
 
 Arguments as for `compress.job`; `--story` says how it ends: "done" writes a model that can be
 listed, "fail" runs out of disk once and works when tried again, "offline" loses the network,
-"hold" waits to be stopped, or until NAME.go is there, "anew" wants --restart, "dies" is killed.
+"hold" and "downloads" wait to be stopped, or until NAME.go is there,
+"anew" wants --restart, "dies" is killed.
 """
 
 import argparse
@@ -28,6 +29,11 @@ def steps(teller: Teller, until: float) -> None:
             left = None if fraction == 0 else 40 * (1 - fraction)
             message = f"{stage}: expert 8 of 8"
             teller.tell(Progress(stage, layer, LAYERS, fraction, 40 * fraction, left, message))
+
+
+def wait(out: Path) -> None:
+    while not out.with_suffix(".go").exists():
+        time.sleep(0.02)
 
 
 def write_model(folder: Path) -> None:
@@ -97,14 +103,14 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if options.story == "hold":
         steps(teller, until=0.55)
-        while not options.out.with_suffix(".go").exists():
-            time.sleep(0.02)
-    if options.story == "offline":
+        wait(options.out)
+    if options.story in {"offline", "downloads"}:
         steps(teller, until=0.3)
-        step = Progress(
-            "download", 1, LAYERS, 0.31, 12.0, 30.0, "shard 3 of 19, 1.2 of 4.9 GB, 85 MB/s"
-        )
-        teller.tell(step)
+        message = "shard 3 of 19, 1.2 of 4.9 GB, 85 MB/s"
+        teller.tell(Progress("download", 1, LAYERS, 0.31, 12.0, 30.0, message))
+    if options.story == "downloads":
+        wait(options.out)
+    if options.story == "offline":
         teller.tell(
             JobFailed("NetworkError", "the connection was lost; run the same command again")
         )

@@ -172,6 +172,16 @@ async def test_one_can_stay_with_a_compression():
         assert len(jobs.running_jobs()) == 1
 
 
+async def test_a_compression_that_ends_meanwhile_answers_the_question_itself():
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+        models.demo_folder().parent.mkdir(parents=True, exist_ok=True)
+        models.demo_folder().with_suffix(".go").touch()
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+
+
 async def test_a_compression_left_in_the_background_can_be_watched_again():
     async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
         await hold(pilot)

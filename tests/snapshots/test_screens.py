@@ -19,6 +19,8 @@ from app.history import History
 from app.screens import wizard
 from app.screens.chats import ChatsScreen
 from app.screens.help import HelpScreen
+from app.screens.parting import PartingScreen
+from app.screens.wizard import WizardScreen
 from app.widgets.gauge import SPARKLINE_LENGTH
 from app.widgets.gauges import Gauges
 from app.widgets.job_view import JobView
@@ -121,13 +123,41 @@ def test_wizard_asks_for_a_folder(picture):
     assert picture(scene)
 
 
-def test_compressing(picture):
+def compress_until(fraction: float) -> Scene:
     async def scene(pilot: Pilot[None]) -> None:
         await wait_for_state(pilot, "ready")
         await pilot.press("enter")
         await wait_until(pilot, lambda: pilot.app.screen.query(JobView))
         job = pilot.app.screen.query_one(JobView)
-        await wait_until(pilot, lambda: job.progress and job.progress.fraction == 0.55)
+        await wait_until(pilot, lambda: job.progress and job.progress.fraction == fraction)
+
+    return scene
+
+
+def test_compressing(picture):
+    assert picture(compress_until(0.55), story="hold")
+
+
+def test_compressing_what_is_downloaded(picture):
+    assert picture(compress_until(0.31), story="downloads")
+
+
+def test_compression_stop_or_leave(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await compress_until(0.55)(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+
+    assert picture(scene, story="hold")
+
+
+def test_compression_left_in_the_background(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await compress_until(0.55)(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+        await pilot.press("b")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
 
     assert picture(scene, story="hold")
 
