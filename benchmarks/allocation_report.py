@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.demo_bench import percent, spread
-from compress.allocation import ALLOCATORS
 
 PAPER_BITS = {2.5: 2.54, 2.25: 2.30, 2.0: 2.05, 1.75: 1.81, 1.5: 1.57}
 """The paper's name of a width: it counts attention's 4 bits."""
@@ -133,7 +132,7 @@ def _matrix(title: str, found: Found, cell: Cell) -> Iterator[str]:
     widths = found.widths(table)
     yield from ("", title, "", "| | " + " | ".join(f"{bits:g}" for bits in widths) + " |")
     yield "|---" * (len(widths) + 1) + "|"
-    for name in ALLOCATORS:
+    for name in found.names(table):
         cells = [cell(name, bits) if found.seeds(table, name, bits) else "" for bits in widths]
         yield f"| {name} | {' | '.join(cells)} |"
 
@@ -200,6 +199,8 @@ def claims(found: Found) -> Iterator[tuple[str, bool]]:
     pairs = [("pmq", "random"), ("pmq", "hessian"), ("pmq-free", "pmq"), ("global", "pmq-free")]
     for better, worse in pairs:
         for bits in found.widths(table):
+            if not (found.seeds(table, better, bits) and found.seeds(table, worse, bits)):
+                continue
             holds = found.ratio(table, better, bits) <= found.ratio(table, worse, bits)
             yield f"{better} is not above {worse} at {bits:g} bits", holds
 

@@ -1,7 +1,7 @@
 """What the programs go by: the scores of a layer's experts, and how they are weighed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import AllocationError
 from engine.manifest import LayerRecord
@@ -37,6 +37,10 @@ class LayerScores:
             stream_norm=record.stream_norm,
             widths=record.widths,
         )
+
+    def on_model(self, errors: tuple[tuple[float, ...], ...]) -> "LayerScores":
+        """The same with eps, at the same widths, of the model's output: layers compare as it is."""
+        return replace(self, errors=errors, stream_norm=1.0)
 
     def errors_at(self, widths: Sequence[int]) -> list[list[float]]:
         """eps of each expert at these widths. Raises AllocationError for one never measured."""
