@@ -33,9 +33,16 @@ _COMPRESSION = "journal.jsonl"
 _LARGEST_MANIFEST = 64 << 20
 
 
-def pull(name: str, out: Path, listener: TransferListener, offline: bool = False) -> Path:
+def pull(
+    name: str,
+    out: Path,
+    listener: TransferListener,
+    offline: bool = False,
+    revision: str | None = None,
+) -> Path:
     """Download the checkpoint ``name`` to the folder ``out``; returns it.
 
+    ``revision`` None: the newest commit, or the one that an unfinished download began with.
     The listener hears of the whole transfer and may raise Interrupted: a later call goes on.
     Raises UsageError, HubError, NetworkError, DiskFullError, CheckpointError.
     """
@@ -45,7 +52,7 @@ def pull(name: str, out: Path, listener: TransferListener, offline: bool = False
     with _locked(partial, out):
         if out.exists():
             raise UsageError(f"{out} exists already: choose another --out, or remove it first")
-        repository = open_repository(name, partial, offline=offline)
+        repository = open_repository(name, partial, revision, offline)
         _fetch_manifest(repository, partial)
         wanted = _wanted(repository, read_manifest(partial))
         _check_free(wanted, partial)
@@ -96,10 +103,12 @@ def _wanted(repository: HubRepository, manifest: Manifest) -> list[HubFile]:
     """The files of a checkpoint, with the sizes and hashes of its manifest. Raises HubError."""
     weights = {layer_file(index) for index in range(len(manifest.layers))} | {DENSE_FILE}
     strange = set(manifest.files) - weights - set(COMPANIONS)
-    if strange:
+    missing = weights - set(manifest.files)
+    if strange or missing:
+        what = f"names {min(strange)!r}" if strange else f"does not list {min(missing)}"
         raise HubError(
-            f"the {MANIFEST_NAME} of {repository.repository} names {min(strange)!r}: it is no "
-            "checkpoint of this program"
+            f"the {MANIFEST_NAME} of {repository.repository} {what}: it is no checkpoint of this "
+            "program"
         )
     wanted = []
     for name, record in manifest.files.items():

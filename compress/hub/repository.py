@@ -20,6 +20,7 @@ from compress.hub.connection import (
     require_online,
 )
 from engine.errors import HubError, NetworkError, ProtocolError
+from engine.integrity import cache_dir
 from engine.protocol import from_dict
 
 _LISTING = "repository.json"
@@ -149,14 +150,20 @@ def plain_name(name: str) -> str:
     return name
 
 
-def fetch_config(name: str, folder: Path, offline: bool = False) -> Path:
-    """The config.json of a repository's newest commit, kept in a folder of its own in ``folder``.
+def fetch_config(name: str, folder: Path | None = None, offline: bool = False) -> Path:
+    """The config.json of a repository's newest commit, kept in a folder of its own in ``folder``,
+    None: the user's cache.
 
     One try and no patience: whoever asks is waiting at a prompt. Without a network the copy of an
     earlier time does. Raises NetworkError, HubError.
     """
     owner, _, model = name.partition("/")
-    path = folder / "configs" / f"{plain_name(owner)}--{plain_name(model)}" / "config.json"
+    path = (
+        (folder or cache_dir())
+        / "configs"
+        / f"{plain_name(owner)}--{plain_name(model)}"
+        / "config.json"
+    )
     try:
         require_online(offline, f"the config.json of {name}")
         try:
