@@ -98,7 +98,8 @@ def quantize_data_free(
     for index, bits in enumerate(widths):
         listener(index)
         expert = experts.read(index)
-        packed.append(pack_expert(codes(expert.gate_up, bits), codes(expert.down, bits)))
+        gate_up, down = expert.gate_up.float(), expert.down.float()
+        packed.append(pack_expert(codes(gate_up, bits), codes(down, bits)))
     projections: dict[Projection, Linear] = {
         "q": attention.q, "k": attention.k, "v": attention.v, "o": attention.o,
     }  # fmt: skip
@@ -193,13 +194,13 @@ def _quantize_expert(
     hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
     chunk = chunk_of(inner)
     hessian = expert_hessian(block, index, hidden, chunk, torch.clone)
-    (gate_up,) = quantize(expert.gate_up, hessian, (bits,), group_size)
+    (gate_up,) = quantize(expert.gate_up.float(), hessian, (bits,), group_size)
     del hessian
-    expert = Expert(gate_up.dequantize(), expert.down)
+    expert = expert.replaced(gate_up=gate_up.dequantize())
     hessian = expert_hessian(block, index, inner, chunk, expert.inner)
-    (down,) = quantize(expert.down, hessian, (bits,), group_size)
+    (down,) = quantize(expert.down.float(), hessian, (bits,), group_size)
     del hessian
-    expert = Expert(expert.gate_up, down.dequantize())
+    expert = expert.replaced(down=down.dequantize())
     tokens, weights = block.routed(index)
     for part, x in block.inputs(tokens, chunk):
         mixed.add_rows(tokens[part], expert.forward(x).mul_(weights[part].unsqueeze(1)))

@@ -187,11 +187,11 @@ class _Run:
         """The expert at each width."""
         hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
         hessian = expert_hessian(block, index, hidden, CHUNK, torch.clone)
-        gate_ups = self._quantize(expert.gate_up, hessian, self._widths, self._group_size)
+        gate_ups = self._quantize(expert.gate_up.float(), hessian, self._widths, self._group_size)
         hessian = expert_hessian(block, index, inner, CHUNK, expert.inner)
-        downs = self._quantize(expert.down, hessian, self._widths, self._group_size)
+        downs = self._quantize(expert.down.float(), hessian, self._widths, self._group_size)
         return [
-            Expert(gate_up.dequantize(), down.dequantize())
+            expert.replaced(gate_up.dequantize(), down.dequantize())
             for gate_up, down in zip(gate_ups, downs, strict=True)
         ]
 

@@ -251,4 +251,4 @@ def _told(
     for index in range(experts.count):
         listener(index)
         expert = experts.read(index)
-        yield expert.gate_up, expert.down
+        yield expert.gate_up.float(), expert.down.float()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.projection import TOKENS_PER_INPUT, others_for
+from compress.quantizers.products import product_dtype
 from compress.streams import Stream
 from engine.experts import FloatExperts
 from engine.model import Layer
@@ -20,25 +21,50 @@ better than 2 at 1 bit, and as well at 2 bits."""
 
 @dataclass(frozen=True)
 class Expert:
-    """One expert: ``gate_up`` [2 I, H], gate above up; ``down`` [H, I]."""
+    """One expert: ``gate_up`` [2 I, H], gate above up; ``down`` [H, I].
+
+    Both are in the type that its products run in; what comes and what goes is float32.
+    """
 
     gate_up: Tensor
     down: Tensor
 
+    @classmethod
+    def of(cls, gate: Tensor, up: Tensor, down: Tensor, device: torch.device | str) -> "Expert":
+        """An expert on a device: in float32, or as stored where that is bfloat16 and products in
+        it are faster; in neither case is a weight rounded."""
+        fast = product_dtype(torch.empty(0, device=device), gate.shape[1])
+        dtype = torch.bfloat16 if gate.dtype == fast == torch.bfloat16 else torch.float32
+        gate_up = torch.empty(2 * len(gate), gate.shape[1], dtype=dtype, device=device)
+        gate_up[: len(gate)] = gate
+        gate_up[len(gate) :] = up
+        return cls(gate_up, down.to(device, dtype))
+
+    def replaced(self, gate_up: Tensor | None = None, down: Tensor | None = None) -> "Expert":
+        """With other weights, brought to this one's type."""
+        dtype = self.gate_up.dtype
+        return Expert(
+            self.gate_up if gate_up is None else gate_up.to(dtype),
+            self.down if down is None else down.to(dtype),
+        )
+
     def inner(self, x: Tensor) -> Tensor:
         """The input of ``down``: silu(gate x) * up x, [T, H] to [T, I]."""
-        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
-        return F.silu(gate) * up
+        return self._inner(x).float()
 
     def forward(self, x: Tensor) -> Tensor:
         """The expert's output, [T, H] to [T, H]."""
-        return F.linear(self.inner(x), self.down)
+        return F.linear(self._inner(x), self.down).float()
+
+    def _inner(self, x: Tensor) -> Tensor:
+        gate, up = F.linear(x.to(self.gate_up.dtype), self.gate_up).chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
 
 
 def expert_of(experts: FloatExperts, index: int) -> Expert:
-    """One expert out of a layer's, in float32."""
-    gate_up = torch.cat([experts.gate[index], experts.up[index]])
-    return Expert(gate_up.float(), experts.down[index].float())
+    """One expert out of a layer's."""
+    gate, up, down = (matrix[index] for matrix in experts.tensors())
+    return Expert.of(gate, up, down, gate.device)
 
 
 @dataclass(frozen=True)

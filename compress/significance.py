@@ -20,6 +20,9 @@ from engine.attention import Rotation
 from engine.model import Layer
 from engine.pruning import Routing
 
+_STRIPE = 2048
+"""Rows of a matrix that are looked at together."""
+
 
 def score_layer(
     layer: Layer,
@@ -109,21 +112,21 @@ def _score_expert(
         return (), ()
     hessian = expert_hessian(block, index, hidden, chunk, torch.clone)
     outer_trace = hessian.diagonal.mean()
-    gate_ups = quantize(expert.gate_up, hessian, widths, group_size)
+    gate_ups = quantize(expert.gate_up.float(), hessian, widths, group_size)
     del hessian
     hessian = expert_hessian(block, index, inner, chunk, expert.inner)
     inner_trace = hessian.diagonal.mean()
-    downs = quantize(expert.down, hessian, widths, group_size)
+    downs = quantize(expert.down.float(), hessian, widths, group_size)
     del hessian
     trials = [
-        Expert(gate_up.dequantize(), down.dequantize())
+        expert.replaced(gate_up.dequantize(), down.dequantize())
         for gate_up, down in zip(gate_ups, downs, strict=True)
     ]
     del gate_ups, downs
     traces = torch.stack(
         [
-            outer_trace * (trial.gate_up - expert.gate_up).square().sum()
-            + inner_trace * (trial.down - expert.down).square().sum()
+            outer_trace * _squares(trial.gate_up, expert.gate_up)
+            + inner_trace * _squares(trial.down, expert.down)
             for trial in trials
         ]
     )
@@ -151,3 +154,10 @@ def _changes(
             squares[j] += change.square().sum(dtype=torch.float64)
         mixed.add_rows(tokens[part], exact.mul_(weight))
     return squares.sqrt()
+
+
+def _squares(one: Tensor, other: Tensor) -> Tensor:
+    """||one - other||_F^2 of matrices of one shape, a stripe at a time, float32 []."""
+    stripes = zip(torch.split(one, _STRIPE), torch.split(other, _STRIPE), strict=True)
+    parts = [(a.float() - b).square_().sum() for a, b in stripes]
+    return torch.stack(parts).sum()

@@ -96,9 +96,9 @@ class Source:
         return tensor
 
     def layer(self, index: int, device: torch.device | str = "cpu") -> Layer:
-        """Read one layer in float32, the type that calibration computes in, to a device.
+        """Read one layer to a device, all but its experts in float32.
 
-        Its experts, nearly all of it, are read one by one when they are asked for. Raises
+        Those, nearly all of it, are read one by one when they are asked for. Raises
         SourceError.
         """
 
@@ -107,14 +107,7 @@ class Source:
 
         def expert(k: int) -> Expert:
             matrices = original_expert(self.config, index, k, self.tensor)
-            gate_up = torch.empty(
-                2 * self.config.intermediate_size, self.config.hidden_size, device=device
-            )
-            # The 16-bit matrices go one by one, not all beside their copies.
-            gate, up = gate_up.chunk(2)
-            gate.copy_(matrices.pop("gate"))
-            up.copy_(matrices.pop("up"))
-            return Expert(gate_up, matrices["down"].to(device, torch.float32))
+            return Expert.of(**matrices, device=device)
 
         experts = StreamedExperts(self.config.num_experts, expert)
         return layer_around(self.config, index, read, experts)
