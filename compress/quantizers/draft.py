@@ -1,0 +1,61 @@
+"""Codes while they are being made."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compress.quantizers.grid import Codes, decode, split_groups
+
+CHUNK_ELEMENTS = 1 << 25
+"""Errors of this many weights, over all widths, are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Codes uint8 [O, I], and their scales and zeros [O, G]: values of float16, but in the type of
+    the weights; zero is 1/2 at 1 bit."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    bits: int
+
+    @classmethod
+    def empty(cls, weights: Tensor, bits: int, group_size: int) -> "Draft":
+        """Room for the codes of weights [O, I], on their device."""
+        rows, inputs = weights.shape
+        grid = weights.new_empty(rows, inputs // group_size)
+        return cls(torch.empty_like(weights, dtype=torch.uint8), grid, torch.empty_like(grid), bits)
+
+    @classmethod
+    def of(cls, codes: Codes, dtype: torch.dtype) -> "Draft":
+        """A copy of finished codes, to be changed."""
+        scale = codes.scale.to(dtype, copy=True)
+        zero = torch.full_like(scale, 0.5) if codes.zero is None else codes.zero.to(dtype)
+        return cls(codes.codes.clone(), scale, zero, codes.bits)
+
+    def rows(self, which: slice) -> "Draft":
+        """Some of the rows; what is written there is written here."""
+        return Draft(self.codes[which], self.scale[which], self.zero[which], self.bits)
+
+    def dequantize(self) -> Tensor:
+        """What the codes stand for, [O, I] in the type of the grid."""
+        size = self.codes.shape[1] // self.scale.shape[1]
+        levels = split_groups(self.codes, size).to(self.scale.dtype)
+        return decode(levels, self.scale, self.zero).flatten(-2)
+
+    def finish(self) -> Codes:
+        """The codes."""
+        size = self.codes.shape[1] // self.scale.shape[1]
+        zero = None if self.bits == 1 else self.zero.half()
+        return Codes(self.codes, self.scale.half(), zero, self.bits, size)
+
+
+def row_chunks(weights: Tensor, widths: int) -> Iterator[slice]:
+    """Runs of rows of weights [O, I] whose errors at that many widths fit in the chunk."""
+    rows, inputs = weights.shape
+    step = max(1, CHUNK_ELEMENTS // (inputs * widths))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
