@@ -1,13 +1,15 @@
 """The shape of a Mixtral model, read from the `config.json` that transformers also reads."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.errors import SourceError
+from engine.json_file import read_json
 
 ARCHITECTURE = "MixtralForCausalLM"
+
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,14 @@ class ModelConfig:
     def from_dict(cls, raw: dict[str, Any]) -> "ModelConfig":
         """Read transformers' configuration keys.
 
-        Raises SourceError for another architecture, a missing key or a scaled RoPE.
+        Raises SourceError for another architecture, a missing key, a value that no model has, or a
+        scaled RoPE.
         """
         architectures = raw.get("architectures") or []
+        if not isinstance(architectures, list):
+            raise _wrong("architectures", architectures, "a list of names")
         if ARCHITECTURE not in architectures and raw.get("model_type") != "mixtral":
-            named = ", ".join(architectures) or raw.get("model_type") or "unnamed"
+            named = ", ".join(map(str, architectures)) or raw.get("model_type") or "unnamed"
             raise SourceError(
                 f"the architecture {named} is not supported; mc-chat compresses {ARCHITECTURE}"
             )
@@ -75,24 +80,42 @@ class ModelConfig:
 
     @classmethod
     def _from_mixtral(cls, raw: dict[str, Any]) -> "ModelConfig":
-        eos = raw.get("eos_token_id")
-        heads = raw["num_attention_heads"]
+        heads = _count(raw, "num_attention_heads")
+        kv_heads = _count(raw, "num_key_value_heads") if raw.get("num_key_value_heads") else heads
+        hidden = _count(raw, "hidden_size")
+        head_dim = _count(raw, "head_dim") if raw.get("head_dim") else hidden // heads
+        experts, top_k = _count(raw, "num_local_experts"), _count(raw, "num_experts_per_tok")
+        if heads % kv_heads:
+            raise SourceError(
+                f"config.json is of no Mixtral: {heads} heads do not divide by {kv_heads}"
+            )
+        if head_dim < 1 or head_dim % 2:
+            raise SourceError(
+                f"config.json is of no Mixtral: head_dim is {head_dim}, not an even number"
+            )
+        if top_k > experts:
+            raise SourceError(
+                f"config.json is of no Mixtral: it selects {top_k} experts of {experts}"
+            )
+        window, tie = raw.get("sliding_window"), raw.get("tie_word_embeddings", False)
+        if not isinstance(tie, bool):
+            raise _wrong("tie_word_embeddings", tie, "true or false")
         return cls(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            num_layers=raw["num_hidden_layers"],
+            vocab_size=_count(raw, "vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=_count(raw, "intermediate_size"),
+            num_layers=_count(raw, "num_hidden_layers"),
             num_heads=heads,
-            num_kv_heads=raw.get("num_key_value_heads") or heads,
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-            num_experts=raw["num_local_experts"],
-            top_k=raw["num_experts_per_tok"],
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            num_experts=experts,
+            top_k=top_k,
             rope_theta=_rope_theta(raw),
-            rms_norm_eps=raw.get("rms_norm_eps", 1e-5),
-            max_context=raw["max_position_embeddings"],
-            sliding_window=raw.get("sliding_window"),
-            tie_embeddings=raw.get("tie_word_embeddings", False),
-            eos_ids=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
+            rms_norm_eps=_positive(raw.get("rms_norm_eps", 1e-5), "rms_norm_eps"),
+            max_context=_count(raw, "max_position_embeddings"),
+            sliding_window=None if window is None else _count(raw, "sliding_window"),
+            tie_embeddings=tie,
+            eos_ids=_eos_ids(raw.get("eos_token_id")),
         )
 
     @classmethod
@@ -100,7 +123,7 @@ class ModelConfig:
         """Read ``folder/config.json``. Raises SourceError when it is missing or not JSON."""
         path = folder / "config.json"
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except FileNotFoundError:
             raise SourceError(f"{folder} has no config.json: it is not a model folder") from None
         except (ValueError, OSError) as error:
@@ -113,11 +136,40 @@ class ModelConfig:
 def _rope_theta(raw: dict[str, Any]) -> float:
     """Older files say `rope_theta`; transformers 5 nests it in `rope_parameters`."""
     nested = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(nested, dict):
+        raise _wrong("rope_parameters", nested, "an object")
     kind = nested.get("rope_type", nested.get("type", "default"))
     if kind != "default":
         raise SourceError(f"RoPE scaling of type {kind!r} is not supported, only the default")
-    theta = nested.get("rope_theta", raw.get("rope_theta", 10_000.0))
-    return float(theta)
+    return _positive(nested.get("rope_theta", raw.get("rope_theta", 10_000.0)), "rope_theta")
+
+
+def _count(raw: dict[str, Any], key: str) -> int:
+    """A whole number of at least 1."""
+    value = raw[key]
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise _wrong(key, value, "a whole number of at least 1")
+    return value
+
+
+def _positive(value: object, key: str) -> float:
+    if type(value) not in (int, float) or not 0 < value <= _MOST:  # type: ignore[operator]
+        raise _wrong(key, value, "a number above 0")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _eos_ids(value: object) -> tuple[int, ...]:
+    """None, one token or several."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(type(id) is int and 0 <= id <= _MOST for id in ids):
+        raise _wrong("eos_token_id", value, "a token id, or several")
+    return tuple(ids)
+
+
+def _wrong(key: str, value: object, expected: str) -> SourceError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
+    return SourceError(f"config.json is of no Mixtral: {key} is {shown}, not {expected}")
 
 
 MIXTRAL_8X7B = ModelConfig(

@@ -195,9 +195,6 @@ def _check(manifest: Manifest) -> None:
     for name in manifest.files:
         if not _FILE_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a file of a checkpoint")
-    weights = [DENSE_FILE, *map(layer_file, range(len(manifest.layers)))]
-    if missing := [name for name in weights if name not in manifest.files]:
-        raise ValueError(f"it does not list {missing[0]}")
     if not manifest.layers:
         raise ValueError("it describes no layer")
     for index, layer in enumerate(manifest.layers):
@@ -235,6 +232,11 @@ def open_manifest(folder: Path) -> Manifest:
     SourceError for a config.json that is missing or damaged.
     """
     manifest = read_manifest(folder)
+    for name in (DENSE_FILE, *map(layer_file, range(len(manifest.layers)))):
+        if name not in manifest.files:
+            raise CheckpointError(
+                f"{folder / MANIFEST_NAME} does not list {name}; compress or pull the model again"
+            )
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():

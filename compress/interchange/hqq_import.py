@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from compress.allocation import WIDEST_WIDTHS
 from compress.interchange import hqq_names
 from compress.interchange.growing import growing
 from compress.interchange.hqq_export import companions
@@ -32,7 +33,7 @@ from engine.checkpoint import (
 from engine.config import ModelConfig
 from engine.errors import CheckpointError
 from engine.experts import PackedExperts
-from engine.layout import EXPERT_WIDTHS, Matrix, matrix_shape
+from engine.layout import Matrix, matrix_shape
 from engine.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
 from engine.original import tensor_files
 from engine.packing import PackedMatrix
@@ -179,10 +180,10 @@ def _expert(
     names = hqq_names.expert(index, k)
     found = {ours: tensors.matrix(name) for ours, name in names.items()}
     bits = found["gate"].shape.bits
-    if bits not in EXPERT_WIDTHS:
+    if bits not in WIDEST_WIDTHS:
         raise CheckpointError(
             f"{names['gate']} has {bits} bits; experts may have "
-            f"{', '.join(map(str, EXPERT_WIDTHS))}"
+            f"{', '.join(map(str, WIDEST_WIDTHS))}"
         )
     for ours, matrix in found.items():
         rows, columns = matrix_shape(ours, config.hidden_size, config.intermediate_size)
