@@ -36,7 +36,8 @@ class Faults:
     ``cuts`` times (-1: always). ``status``: answer everything with it, ``status_times`` times.
     ``gated``: names that answer 403. ``altered``, ``truncated``: file names that are sent with
     another first byte, or their last byte missing; the first ``altered_times`` times.
-    ``ignore_range``: always send the whole file. ``reset``: refuse to answer at all.
+    ``ignore_range``: always send the whole file. ``cdn``: send LFS files from another host.
+    ``reset``: refuse to answer at all. ``fail_upload_after``: take no more LFS files than these.
     """
 
     bytes_per_second: float | None = None
@@ -50,6 +51,7 @@ class Faults:
     altered_times: int = -1
     truncated: set[str] = field(default_factory=set)
     ignore_range: bool = False
+    cdn: bool = False
     reset: bool = False
     fail_upload_after: int | None = None
 
@@ -254,6 +256,11 @@ class _Handler(BaseHTTPRequestHandler):
             data = bytes([data[0] ^ 1]) + data[1:]
         if file in faults.truncated:
             data = data[:-1]
+        on_cdn = self.headers.get("Host", "").startswith("localhost")
+        if faults.cdn and _is_lfs(path) and not on_cdn:
+            port = self.server.server_address[1]
+            self._answer(302, b"", {"Location": f"http://localhost:{port}{self.path}"})
+            return
         etag = _sha256(path) if _is_lfs(path) else _git_sha1(path)
         self._send_file(data, {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
 

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from compress.hub import (
     list_repository,
     open_repository,
 )
-from compress.hub.connection import Patience
+from compress.hub.connection import TIMEOUT, Patience
 from engine.errors import DiskFullError, HubError, Interrupted, McChatError, NetworkError
 from tests.hub_for_tests import TOKEN, Hub, connect, running_hub
 
@@ -221,6 +222,45 @@ def test_a_server_without_ranges_sends_it_all_again(hub: Hub, folder: Path) -> N
     hub.faults.cut_after, hub.faults.cuts = 30_000, 1
     assert fetch_one(folder).read_bytes() == original(hub, SHARDS[0])
     assert hub.bytes_sent == SIZE + 30_000
+
+
+def test_another_host_gets_the_range_and_not_the_token(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.faults.cdn = True
+    hub.faults.cut_after, hub.faults.cuts = 30_000, 1
+    assert fetch_one(folder).read_bytes() == original(hub, SHARDS[0])
+    asked = [(request.token, request.range) for request in hub.requested(SHARDS[0])]
+    rest = "bytes=30000-"
+    assert asked == [(TOKEN, None), (None, None), (TOKEN, rest), (None, rest)]
+
+
+def test_a_hub_that_is_not_there_is_named(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://{address}")
+    assert f"{address} cannot be reached" in refusal(lambda: list_repository(NAME), NetworkError)
+
+
+def test_the_real_patience_is_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    notes: list[str] = []
+    patience = Patience(notes.append)
+
+    def fail() -> None:
+        while True:
+            now[0] += TIMEOUT[0]  # connecting takes as long as it may
+            patience.wait(NetworkError("lost"))
+
+    refusal(fail, NetworkError)
+    assert 15 < now[0] <= 30
+    assert len(notes) >= 3
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
