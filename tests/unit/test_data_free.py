@@ -14,9 +14,10 @@ from compress.data_free import (
     ODP_THRESHOLD,
     data_free_quantizer,
     data_free_scores,
-    no_hessian,
+    even_hessian,
 )
 from compress.quantizers import QUANTIZERS
+from compress.quantizers.hessian import Hessian
 from engine.attention import AttentionStatistics
 from engine.errors import UsageError
 from engine.pruning import OdpPruning, route
@@ -45,7 +46,8 @@ def test_eps_is_the_error_of_the_weights(name: str) -> None:
         for bits, error in zip(found.widths, errors, strict=True):
             total = 0.0
             for weights in expert:
-                (codes,) = quantize(weights, no_hessian(), (bits,), GROUP_SIZE)
+                identity = Hessian(torch.eye(weights.shape[1]))
+                (codes,) = quantize(weights, identity, (bits,), GROUP_SIZE)
                 assert codes.zero is not None or bits == 1
                 zero = (
                     np.float64(0.5)
@@ -108,3 +110,9 @@ def test_odp_without_a_learned_threshold_skips_nothing() -> None:
         kept = pruning.prune(0, few, tokens, statistics)
         assert torch.equal(kept.ids, few.ids)
         assert torch.equal(kept.weights, few.weights)
+
+
+def test_the_even_hessian_takes_no_memory() -> None:
+    found = even_hessian(14_336)
+    assert found.diagonal.tolist() == [1.0] * 14_336
+    assert found.matrix.untyped_storage().nbytes() == 4
