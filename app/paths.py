@@ -38,6 +38,11 @@ def jobs_dir() -> Path:
     return data_dir() / "jobs"
 
 
+def load_choices_file() -> Path:
+    """The device and the context that each model was chosen for."""
+    return data_dir() / "load-choices.json"
+
+
 def log_dir() -> Path:
     """What the engine's and the compression's processes wrote to standard error."""
     home = _home()

@@ -5,20 +5,29 @@ from pathlib import Path
 
 from app import models, paths
 from assets import DEMO_DIR
+from compress import projection
+from engine.budget import GROUP_SIZE, STORED_BYTES
 from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.errors import SourceError
+
+MIXTRAL_REPOSITORY = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+"""Its shape is built in."""
+
+MOST_CALIBRATION_TOKENS = 128 * 2048
+"""What a job calibrates on at most unless told otherwise; on a processor it takes fewer."""
 
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """A source as a person sees it. ``source`` is the folder of the original, None: to be named by
-    the user first; ``name`` is what the compressed model will be called, its bits aside;
-    ``preferred_bits`` is recommended wherever it fits, None: as many as fit."""
+    """A source as a person sees it. ``source`` is the folder of the original or a repository of
+    the hub, None: to be named by the user first; ``name`` is what the compressed model will be
+    called, its bits aside; ``preferred_bits`` is recommended wherever it fits, None: as many as
+    fit."""
 
     title: str
     name: str
     config: ModelConfig
-    source: Path | None
+    source: Path | str | None
     preferred_bits: float | None = None
 
     def folder(self, bits: float) -> Path:
@@ -27,10 +36,30 @@ class SourceChoice:
             return models.demo_folder()
         return paths.models_dir() / f"{self.name}-{bits:g}bit"
 
+    @property
+    def download_bytes(self) -> int:
+        """What comes over the network, about: 16 bits for each weight; 0 for a folder."""
+        return STORED_BYTES * self.config.total_weights if isinstance(self.source, str) else 0
+
+    def disk_bytes(self, bits: float) -> int:
+        """What a job of this width needs on the disk while it works, at most."""
+        shard = projection.SHARD_BYTES if isinstance(self.source, str) else 0
+        tokens = MOST_CALIBRATION_TOKENS
+        return projection.disk_bytes(self.config, bits, GROUP_SIZE, tokens, shard)
+
 
 def named(text: str) -> SourceChoice:
-    """What SOURCE means in a command: `demo` or a folder. Raises SourceError."""
-    return demo() if text == models.DEMO else local(text)
+    """What SOURCE means: `demo`, a folder, or a repository of the hub, of which at most the
+    config.json is downloaded. A folder wins. Raises SourceError, NetworkError, HubError."""
+    if text == models.DEMO:
+        return demo()
+    return remote(text) if is_repository(text) else local(text)
+
+
+def is_repository(text: str) -> bool:
+    """Whether this is written like `owner/name`, and there is no such folder here."""
+    is_path = text.startswith((".", "/", "~")) or Path(text).is_dir()
+    return not is_path and [bool(part) for part in text.split("/")] == [True, True]
 
 
 def demo() -> SourceChoice:
@@ -40,8 +69,29 @@ def demo() -> SourceChoice:
 
 
 def mixtral() -> SourceChoice:
-    """Mixtral 8x7B, of which only the shape is built in."""
-    return SourceChoice("Mixtral 8x7B Instruct", "mixtral-8x7b", MIXTRAL_8X7B, None)
+    """Mixtral 8x7B Instruct from the hub."""
+    return _on_hub(MIXTRAL_REPOSITORY, MIXTRAL_8X7B)
+
+
+def unnamed() -> SourceChoice:
+    """An original that the user has yet to name: planned for as if it were Mixtral 8x7B."""
+    return SourceChoice("Mixtral 8x7B", "mixtral", MIXTRAL_8X7B, None)
+
+
+def remote(repository: str) -> SourceChoice:
+    """A repository of the hub. Raises NetworkError, HubError, SourceError."""
+    if repository == MIXTRAL_REPOSITORY:
+        return mixtral()
+    from compress.hub import fetch_config  # only where it is needed: it takes its time
+
+    return _on_hub(
+        repository, ModelConfig.from_folder(fetch_config(repository, paths.data_dir()).parent)
+    )
+
+
+def _on_hub(repository: str, config: ModelConfig) -> SourceChoice:
+    name = repository.split("/")[1]
+    return SourceChoice(name, name.lower(), config, repository)
 
 
 def local(text: str) -> SourceChoice:

@@ -154,7 +154,7 @@ def cpu_device(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Device:
     """The CPU and its memory, a container's limit respected.
 
     Linux tells what is available. Elsewhere half of the total is taken for free, where even that
-    is unknown both sizes are 0; the note says so.
+    is unknown both sizes are 0.
     """
     total, free, note = _system_memory(proc)
     for limit, left in _cgroup_memory(proc, cgroups):
@@ -174,7 +174,7 @@ def _system_memory(proc: Path) -> tuple[int, int, str]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return total, total // 2, "free memory is a guess: half of the total"
-    return 0, 0, "memory unknown"
+    return 0, 0, ""
 
 
 def _cgroup_memory(proc: Path, root: Path) -> Iterator[tuple[int, int]]:

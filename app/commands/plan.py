@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 from pathlib import Path
 
 from app import models, sources, units
@@ -11,11 +10,10 @@ from app.device_words import memory_words
 from app.render import safe_text
 from compress.plan import Choice, PaperScore, Plan, plan
 from engine.budget import CUDA_CONTEXT_BYTES
-from engine.config import MIXTRAL_8X7B, ModelConfig
+from engine.config import ModelConfig
 from engine.errors import SourceError
 from engine.protocol import Device
 
-_MIXTRAL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
 _UNKNOWN_CPU = Device("a CPU", "cpu", "cpu", 0, 0)
 """Beside a card that is not here: whatever machine it may be in."""
 TRY_ANYWAY = "to try it anyway: mc-chat run MODEL --force, or Enter twice in the wizard"
@@ -28,7 +26,7 @@ def add(commands: Commands) -> None:
         "source",
         metavar="SOURCE",
         nargs="?",
-        default=_MIXTRAL,
+        default=sources.MIXTRAL_REPOSITORY,
         help="a hub repository, a folder, or demo; default %(default)s, built in",
     )
     parser.add_argument(
@@ -65,32 +63,16 @@ def _devices(name: str | None, vram: int | None) -> tuple[Device, tuple[Device, 
 
 
 def source_config(source: str) -> ModelConfig:
-    """The shape of a source; at most its config.json is downloaded. Raises SourceError."""
-    if source == _MIXTRAL:
-        return MIXTRAL_8X7B
-    if source == models.DEMO:
-        return sources.demo().config
+    """The shape of a source; at most its config.json is downloaded, and a folder needs no more.
+
+    Raises SourceError, NetworkError, HubError.
+    """
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source != models.DEMO and folder.is_dir():
         return ModelConfig.from_folder(folder)
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return ModelConfig.from_folder(_downloaded_config(source).parent)
-    raise SourceError(f"there is no folder {source}; name a folder, a hub repository or demo")
-
-
-def _downloaded_config(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # One line of ours instead of one per retry.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        return Path(hf_hub_download(repository, "config.json"))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise SourceError(
-            f"the config.json of {repository} cannot be had ({type(error).__name__}); "
-            "check the name and the network, or name a folder"
-        ) from None
+    if source != models.DEMO and not sources.is_repository(source):
+        raise SourceError(f"there is no folder {source}; name a folder, a hub repository or demo")
+    return sources.named(source).config
 
 
 def card(free_bytes: int) -> Device:

@@ -16,6 +16,7 @@ from textual.widgets import Footer
 from app.conversation import Conversation, summary
 from app.engine_client import WorkerDied, WorkerEvent
 from app.history import HistoryError, State
+from app.load_choices import LoadChoice, recall
 from app.models import display_name
 from app.screens.chats import ChatsScreen
 from app.services import Services
@@ -265,7 +266,8 @@ class ChatScreen(Screen[None]):
 
     def _load(self) -> None:
         settings = self._services.settings
-        load = protocol.Load(str(self._model), settings.device, settings.context)
+        chosen = recall(self._model) or LoadChoice(settings.device, settings.context)
+        load = protocol.Load(str(self._model), chosen.device, chosen.context, chosen.force)
         self._services.engine.send(load)
 
     def _open(self, chat: int | None) -> Conversation:

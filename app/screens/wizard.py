@@ -1,5 +1,6 @@
 """What this machine can hold, and which size to make: the first run, and whenever asked for."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,8 +13,11 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from app import models, sources
+from app.device_words import memory_words
 from app.engine_client import WorkerDied, WorkerEvent
+from app.job_words import job_words
 from app.jobs import Job
+from app.load_choices import LoadChoice, remember
 from app.render import safe_text
 from app.screens.compressing import CompressScreen
 from app.services import Services
@@ -22,24 +26,28 @@ from app.widgets.header import HeaderLine
 from app.widgets.plan_table import PlanTable
 from app.widgets.running_line import RunningLine
 from app.widgets.source_list import SourceList
-from compress.plan import plan
+from compress.plan import Choice, Plan, plan
 from engine import protocol
 from engine.errors import McChatError
 from engine.manifest import is_compressed
 
+DEMO, MIXTRAL, OTHER = range(3)
 SOURCES = (
     "Demo: comes with mc-chat, works offline, ready in about a minute",
-    "Mixtral 8x7B Instruct: from a folder that holds the original",
+    "Mixtral 8x7B Instruct: the hub's original, compressed on this machine",
+    "Another Mixtral: a folder with the original, or OWNER/NAME on the hub",
 )
+CONTEXTS = (2048, 4096, 8192, 16_384, 32_768)
 INTRO = Content.from_markup(
     "[bold]Welcome to mc-chat.[/]  [$quiet]Choose what this machine shall run; Enter begins.[/]"
 )
 LOOKING = "looking at this machine…"
 IN_BACKGROUND = "The compression goes on in the background, also when you quit mc-chat."
-NEEDS_FOLDER = (
-    "This version does not download it: type the folder that holds the original "
-    "(config.json and safetensors, 93 GB)."
+NEEDS_NAME = (
+    "Type the folder that holds an original (config.json and safetensors), or OWNER/NAME of a "
+    "repository on the hub; Enter looks at it."
 )
+ASKING = "asking the hub…"
 
 
 class WizardScreen(Screen[Path | None]):
@@ -48,7 +56,8 @@ class WizardScreen(Screen[Path | None]):
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "Next field", key_display="Tab"),
-        Binding("d", "device", "Other device"),
+        Binding("d", "device", "Device"),
+        Binding("c", "context", "Context"),
         Binding("w", "watch", "Watch"),
         Binding("ctrl+r", "detect", "Look again", show=False),
         Binding("escape", "leave", "Back", key_display="Esc"),
@@ -60,9 +69,10 @@ class WizardScreen(Screen[Path | None]):
         self._may_leave = may_leave
         self._devices: tuple[protocol.Device, ...] = ()
         self._device = 0
-        self._demo = sources.demo()
-        self._original = sources.mixtral()
-        self._source = self._demo
+        self._tokens = services.settings.context
+        self._sources = [sources.demo(), sources.mixtral(), sources.unnamed()]
+        self._chosen = DEMO
+        self._dared: _Attempt | None = None
 
     def compose(self) -> ComposeResult:
         """Machine, model, size: in the order of the decisions."""
@@ -74,8 +84,8 @@ class WizardScreen(Screen[Path | None]):
             yield Static(LOOKING, id="machine")
             yield Static("MODEL", classes="heading")
             yield SourceList(SOURCES)
-            yield Input(placeholder="folder of the original checkpoint", id="folder", compact=True)
-            yield Static("SIZE", classes="heading")
+            yield Input(placeholder="a folder, or OWNER/NAME", id="folder", compact=True)
+            yield Static("SIZE", id="size", classes="heading")
             yield PlanTable()
             yield Static("", id="message", markup=False)
         yield Footer(show_command_palette=False, compact=True)
@@ -88,6 +98,8 @@ class WizardScreen(Screen[Path | None]):
         header.show("starting", LOOKING)
         self.query_one("#folder").display = False
         self.query_one(PlanTable).focus()
+        # The chat's model would count as another program's; the chat loads it again.
+        self._services.engine.send(protocol.Unload())
         self._services.engine.send(protocol.Detect())
         for model in models.damaged():
             self.notify(model.problem, title=model.name, severity="warning", markup=False)
@@ -96,19 +108,30 @@ class WizardScreen(Screen[Path | None]):
 
     def on_source_list_chosen(self, event: SourceList.Chosen) -> None:
         """Another model: another table."""
-        is_demo = event.index == 0
-        self._source = self._demo if is_demo else self._original
-        self.query_one("#folder").display = not is_demo
+        self._chosen = event.index
+        self.query_one("#folder").display = event.index == OTHER
         self._show_plan()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """A folder was named: its config says what would fit."""
+        """An original was named: its config says what would fit."""
         event.stop()
+        self._say(ASKING if sources.is_repository(event.value.strip()) else "", "quiet")
+        self._look_at(event.value.strip())
+
+    @work(thread=True, exclusive=True, group="config")
+    def _look_at(self, text: str) -> None:
+        """In a thread: the hub may take its time."""
         try:
-            self._original = self._source = sources.local(event.value)
+            found: sources.SourceChoice | McChatError = sources.named(text)
         except McChatError as error:
-            self._say(str(error), "error")
+            found = error
+        self.app.call_from_thread(self._show_named, found)
+
+    def _show_named(self, found: sources.SourceChoice | McChatError) -> None:
+        if isinstance(found, McChatError):
+            self._say(str(found), "error")
             return
+        self._sources[OTHER] = found
         self._show_plan()
         self.query_one(PlanTable).focus()
 
@@ -122,6 +145,18 @@ class WizardScreen(Screen[Path | None]):
             self._device = (self._device + 1) % len(self._devices)
             self._show_machine()
             self._show_plan()
+
+    def action_context(self) -> None:
+        """Plan for the next longer context, after the longest for the shortest."""
+        if not self._devices:
+            return
+        config, now = self._source.config, self._plan().context
+        possible = [tokens for tokens in CONTEXTS if tokens <= config.max_context]
+        if not possible:
+            self._say(f"This model was trained for {config.max_context:,} tokens and no more.")
+            return
+        self._tokens = next((tokens for tokens in possible if tokens > now), possible[0])
+        self._show_plan()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """On the first run there is nothing to go back to; often no job runs."""
@@ -146,14 +181,40 @@ class WizardScreen(Screen[Path | None]):
         if choice is None:
             self._say("One moment: still looking at this machine.")
         elif self._source.source is None:
-            self._say(NEEDS_FOLDER)
+            self._say(NEEDS_NAME)
             self.query_one("#folder").focus()
+        elif choice.fits or self._is_dared(choice):
+            self._begin(self._source.source, choice)
+
+    def _is_dared(self, choice: Choice) -> bool:
+        """Whether Enter was pressed a second time on what does not fit; the first asks for it."""
+        now = self._plan()
+        device = now.device
+        if device.problem:
+            self._say(f"{device.name} cannot be used: {device.problem}.", "error")
+            return False
+        attempt = _Attempt(self._source, choice, device.id, now.context)
+        if attempt == self._dared:
+            return True
+        self._dared = attempt
+        short = size(choice.total_bytes - device.free_bytes)
+        self._say(
+            f"{choice.nominal_bits:g} bits need {short} more than is free on {device.name}. "
+            "Enter again tries it anyway; loading it, or a long chat, may then fail."
+        )
+        return False
+
+    def _begin(self, source: Path | str, choice: Choice) -> None:
+        """Open the model if it is there, else make it; how to load it is kept for the chat."""
+        folder, device = self._source.folder(choice.nominal_bits), self._devices[self._device]
+        try:
+            remember(folder, LoadChoice(device.id, self._plan().context, not choice.fits))
+        except OSError as error:
+            self.notify(f"the device could not be remembered: {error}", severity="warning")
+        if is_compressed(folder):
+            self.dismiss(folder)
         else:
-            folder = self._source.folder(choice.nominal_bits)
-            if is_compressed(folder):
-                self.dismiss(folder)
-                return
-            self._run_job(Job(self._source.source, choice.nominal_bits, folder))
+            self._run_job(Job(source, choice.nominal_bits, folder, device.id))
 
     def action_watch(self) -> None:
         """Look at the job that runs."""
@@ -183,7 +244,7 @@ class WizardScreen(Screen[Path | None]):
         match event:
             case protocol.Devices():
                 self._devices = event.devices
-                self._device = 0
+                self._device = self._preferred_device()
                 header.show("ready")
                 self._show_machine()
                 self._show_plan()
@@ -196,6 +257,22 @@ class WizardScreen(Screen[Path | None]):
 
     # --- what is shown ------------------------------------------------------------------------
 
+    @property
+    def _source(self) -> sources.SourceChoice:
+        return self._sources[self._chosen]
+
+    def _preferred_device(self) -> int:
+        """The one that the settings name, or the best."""
+        ids = [device.id for device in self._devices]
+        wanted = self._services.settings.device
+        return ids.index(wanted) if wanted in ids else 0
+
+    def _plan(self) -> Plan:
+        """For what is chosen now."""
+        config, device = self._source.config, self._devices[self._device]
+        context = None if self._tokens is None else min(self._tokens, config.max_context)
+        return plan(config, device, context, self._source.preferred_bits, self._devices)
+
     def _show_machine(self) -> None:
         lines = [
             _device_line(device, chosen=index == self._device)
@@ -206,19 +283,19 @@ class WizardScreen(Screen[Path | None]):
     def _show_plan(self) -> None:
         if not self._devices:
             return
-        table = plan(
-            self._source.config,
-            self._devices[self._device],
-            preferred_bits=self._source.preferred_bits,
+        table = self._plan()
+        self.query_one("#size", Static).update(
+            Content.assemble("SIZE", (f"  at a context of {table.context:,} tokens", "$quiet"))
         )
         self.query_one(PlanTable).show(table)
         if table.recommended is None:
-            self._say(f"{table.reason}.")
+            self._say(f"{table.reason}. Enter twice tries anyway.")
             return
-        words = f"★ recommended: {table.reason}, at a context of {table.context:,} tokens."
+        words = [f"★ recommended: {table.reason}."]
         if any(choice.paper_score for choice in table.choices):
-            words += "\nPerplexity as the paper measured it on WikiText-2; lower is better."
-        self._say(words, "quiet")
+            words.append("Perplexity as the paper measured it on WikiText-2; lower is better.")
+        words += job_words(self._source, table.recommended.nominal_bits)
+        self._say("\n".join(words), "quiet")
 
     def _say(self, text: str, style: str = "warning") -> None:
         message = self.query_one("#message", Static)
@@ -226,11 +303,20 @@ class WizardScreen(Screen[Path | None]):
         message.set_classes(f"-{style}")
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """Something that does not fit, and that Enter was pressed on."""
+
+    source: sources.SourceChoice
+    choice: Choice
+    device: str
+    context: int
+
+
 def _device_line(device: protocol.Device, chosen: bool) -> Content:
-    memory = f"{size(device.free_bytes)} free of {size(device.total_bytes)}"
     note = f"  {device.note}" if device.note else ""
     return Content.assemble(
         ("▸ " if chosen else "  ", "$primary"),
         (safe_text(device.name), "bold" if chosen else ""),
-        (f"  {memory}{safe_text(note)}", "$quiet"),
+        (safe_text(f"  {memory_words(device)}{note}"), "$quiet"),
     )

@@ -7,9 +7,10 @@ from textual.content import Content
 from textual.widgets import DataTable
 
 from app.units import size
-from compress.plan import Choice, Plan
+from compress.plan import Choice, PaperScore, Plan
 
 PERPLEXITY = "perplexity"
+UNKNOWN = "  ? unknown"
 _COLUMNS = (
     ("  bits", 6),
     ("weights", 10),
@@ -42,7 +43,8 @@ class PlanTable(DataTable[Content]):
             if scored or label != PERPLEXITY:
                 self.add_column(_heading(label, width), width=width)
         for choice in plan.choices:
-            self.add_row(*_cells(choice, choice == plan.recommended, scored))
+            fit = _fit(choice) if plan.device.memory_known else Content.styled(UNKNOWN, "$quiet")
+            self.add_row(*_cells(choice, choice == plan.recommended, fit, scored))
         chosen = plan.recommended or plan.choices[0]
         self.move_cursor(row=plan.choices.index(chosen))
 
@@ -57,7 +59,7 @@ def _heading(label: str, width: int) -> str:
     return label if label.startswith(" ") else label.rjust(width)
 
 
-def _cells(choice: Choice, recommended: bool, scored: bool) -> list[Content]:
+def _cells(choice: Choice, recommended: bool, fit: Content, scored: bool) -> list[Content]:
     sizes = (
         (choice.weights_bytes, 10),
         (choice.kv_bytes, 10),
@@ -68,12 +70,15 @@ def _cells(choice: Choice, recommended: bool, scored: bool) -> list[Content]:
     cells = [
         Content.assemble(star, (f"{choice.nominal_bits:.2f}", "bold")),
         *(Content(size(count).rjust(width)) for count, width in sizes),
-        _fit(choice),
+        fit,
     ]
     if scored:
-        score = choice.paper_score
-        cells.append(Content((f"{score.perplexity:.2f}" if score else "–").rjust(12)))
+        cells.append(Content(_perplexity(choice.paper_score).rjust(12)))
     return cells
+
+
+def _perplexity(score: PaperScore | None) -> str:
+    return "–" if score is None or score.perplexity is None else f"{score.perplexity:.2f}"
 
 
 def _fit(choice: Choice) -> Content:

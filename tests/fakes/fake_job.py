@@ -128,6 +128,7 @@ def main() -> None:
         sys.exit(1)
     steps(teller, until=1.0)
     write_model(options.out)
+    (options.out / "arguments").write_text(" ".join(sys.argv[3:]))  # without the story
     teller.tell(Done(str(options.out)))
 
 

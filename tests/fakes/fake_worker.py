@@ -16,6 +16,7 @@ import queue
 import sys
 import threading
 import time
+from dataclasses import replace
 
 from engine import protocol
 from engine.protocol import Device, Generate, Memory, Meters
@@ -24,7 +25,19 @@ DEVICES = (
     Device("NVIDIA GeForce RTX 3090", "cuda", "cuda:0", 25_300_000_000, 24_100_000_000),
     Device("AMD Ryzen 9 5950X, 16 cores", "cpu", "cpu", 67_400_000_000, 51_900_000_000),
 )
+ODD_DEVICES = (
+    Device("Box of unknown size", "cpu", "cpu", 0, 0),
+    Device(
+        "NVIDIA GeForce GTX 1080 Ti",
+        "cuda",
+        "cuda:0",
+        11_700_000_000,
+        0,
+        problem="its compute capability 6.1 is too old for this torch, which needs 7.5",
+    ),
+)
 SMALL_DEVICES = (Device("Old laptop, 2 cores", "cpu", "cpu", 4_000_000_000, 1_900_000_000),)
+SETS = {"good": DEVICES, "small": SMALL_DEVICES, "odd": ODD_DEVICES}
 MEMORY = Memory(
     weights=17_420_000_000,
     kv_cache=1_074_000_000,
@@ -112,8 +125,9 @@ def load(request: protocol.Load) -> None:
     emit(
         protocol.Loaded(
             name="fake",
-            device="NVIDIA GeForce RTX 3090",
-            context=CONTEXT,
+            device=next((d.name for d in DEVICES if d.id == request.device), DEVICES[0].name)
+            + (", forced" if request.force else ""),
+            context=request.context or CONTEXT,
             total_params=TOTAL_PARAMS,
             nominal_bits=2.5,
             bits_per_weight=2.98,
@@ -180,17 +194,24 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pace", type=float, default=0.0, help="seconds between tokens")
-    parser.add_argument("--devices", choices=("good", "small", "none", "dies"), default="good")
+    parser.add_argument("--devices", choices=(*SETS, "none", "dies"), default="good")
     options = parser.parse_args()
     reader = Reader()
+    loaded = False
     emit(protocol.Ready())
     while not isinstance(request := reader.requests.get(), protocol.Shutdown):
         if isinstance(request, protocol.Detect) and options.devices == "dies":
             sys.exit("no driver")
         elif isinstance(request, protocol.Detect) and options.devices != "none":
-            emit(protocol.Devices(DEVICES if options.devices == "good" else SMALL_DEVICES))
+            held = MEMORY.weights if loaded else 0
+            found = SETS[options.devices]
+            emit(protocol.Devices(tuple(replace(d, free_bytes=d.free_bytes - held) for d in found)))
         elif isinstance(request, protocol.Load):
             load(request)
+            loaded = True
+        elif isinstance(request, protocol.Unload):
+            loaded = False
+            emit(protocol.Unloaded())
         elif isinstance(request, Generate):
             generate(request, reader, options.pace)
 

@@ -1,14 +1,22 @@
 """The first run, from an empty folder to a chat, with a scripted engine and compression."""
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from app import jobs, models
+from app import jobs, load_choices, models, sources
+from app.load_choices import LoadChoice
+from app.screens import wizard
 from app.screens.chat import ChatScreen
 from app.screens.compressing import CompressScreen
 from app.screens.parting import PartingScreen
 from app.screens.wizard import LOOKING, WizardScreen
+from app.units import size
+from app.widgets.header import HeaderLine
 from app.widgets.job_view import JobView
 from app.widgets.plan_table import PlanTable
 from app.widgets.source_list import SourceList
@@ -16,7 +24,8 @@ from assets import DEMO_DIR
 from compress.plan import plan
 from engine.config import MIXTRAL_8X7B
 from tests.fakes.fake_worker import DEVICES, SMALL_DEVICES
-from tests.ui import make_app, wait_for_state, wait_until
+from tests.hub_for_tests import connect, running_hub
+from tests.ui import install_model, make_app, wait_for_state, wait_until
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -32,7 +41,17 @@ def table(pilot: Pilot[None]) -> PlanTable:
 async def choose_mixtral(pilot: Pilot[None]) -> None:
     pilot.app.screen.query_one(SourceList).focus()
     await pilot.press("down")
+    await wait_until(pilot, lambda: pilot.app.screen._chosen == wizard.MIXTRAL)
+
+
+async def choose_another(pilot: Pilot[None], name: str) -> None:
+    """Go to the last line and type the original's name."""
+    pilot.app.screen.query_one(SourceList).focus()
+    await pilot.press("down", "down")
     await wait_until(pilot, lambda: pilot.app.screen.query_one("#folder").display)
+    pilot.app.screen.query_one(Input).value = name
+    pilot.app.screen.query_one(Input).focus()
+    await pilot.press("enter")
 
 
 async def test_one_key_leads_from_nothing_to_a_chat():
@@ -110,18 +129,133 @@ async def test_another_device_gives_another_plan():
         assert "AMD Ryzen" in text_of(pilot, "#message")
 
 
-async def test_mixtral_asks_for_a_folder(tmp_path):
+async def test_the_chosen_device_and_context_reach_the_job_and_the_engine():
     async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_mixtral(pilot)
+        await pilot.press("d", "c")
+        assert "16,384 tokens" in text_of(pilot, "#size")
+        table(pilot).focus()
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await wait_for_state(pilot, "ready")
+        assert "AMD Ryzen" in pilot.app.screen.query_one(HeaderLine).about
+        assert pilot.app.screen._readings.context == 16_384
+        (model,) = models.installed()
+        assert (model.folder / "arguments").read_text().split() == [
+            "mistralai/Mixtral-8x7B-Instruct-v0.1",
+            *("--bits", "4", "--out", str(model.folder), "--device", "cpu"),
+        ]
+
+
+async def test_a_choice_is_remembered_by_the_next_start():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("d", "enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+    assert load_choices.recall(models.demo_folder()) == LoadChoice("cpu", 1024)
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        assert "AMD Ryzen" in pilot.app.screen.query_one(HeaderLine).about
+
+
+async def test_the_context_goes_round_and_changes_the_table():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_mixtral(pilot)
+        seen = []
+        for _ in range(5):
+            await pilot.press("c")
+            seen.append((text_of(pilot, "#size").split()[-2], table(pilot).chosen.kv_bytes))
+        expected = [16_384, 32_768, 2048, 4096, 8192]
+        per_token = plan(MIXTRAL_8X7B, DEVICES[0], 8192).choices[0].kv_bytes // 8192
+        assert seen == [(f"{tokens:,}", tokens * per_token) for tokens in expected]
+
+
+async def test_the_demo_has_one_context():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("c")
+        assert "trained for 1,024 tokens" in text_of(pilot, "#message")
+
+
+async def test_what_does_not_fit_is_tried_after_a_second_enter():
+    async with make_app("--devices", "small").run_test(size=(120, 36)) as pilot:
         await wait_for_state(pilot, "ready")
         await choose_mixtral(pilot)
         table(pilot).focus()
         await pilot.press("enter")
-        await wait_until(pilot, lambda: isinstance(pilot.app.focused, Input))
-        assert "does not download" in text_of(pilot, "#message")
-
-        pilot.app.screen.query_one(Input).value = str(tmp_path / "nowhere")
+        assert "1.5 bits need" in text_of(pilot, "#message")
+        assert "Enter again" in text_of(pilot, "#message")
+        await pilot.press("down", "enter")
+        assert "1.75 bits need" in text_of(pilot, "#message"), "another size is asked for anew"
         await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await wait_for_state(pilot, "ready")
+        assert pilot.app.screen.query_one(HeaderLine).about.endswith(", forced")
+
+
+async def test_a_device_that_cannot_be_used_says_why_and_is_never_tried():
+    async with make_app("--devices", "odd").run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        assert "▸ Box of unknown size  memory unknown" in text_of(pilot, "#machine")
+        assert "✕ its compute capability 6.1 is too old" in text_of(pilot, "#machine")
+        marks = {str(table(pilot).get_cell_at((row, 5))).strip() for row in range(7)}
+        assert marks == {"? unknown"}
+        await pilot.press("d")
+        assert "cannot be used" in text_of(pilot, "#message")
+        await pilot.press("enter", "enter")
+        assert "cannot be used" in text_of(pilot, "#message")
+        assert isinstance(pilot.app.screen, WizardScreen)
+
+
+async def test_a_hub_source_says_what_it_downloads_and_the_disk_it_needs(monkeypatch):
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_mixtral(pilot)
+        need = sources.mixtral().disk_bytes(3.0)
+        await wait_until(pilot, lambda: "93.4 GB from the hub" in text_of(pilot, "#message"))
+        assert f"up to {size(need)} of disk" in text_of(pilot, "#message")
+        monkeypatch.setattr("app.job_words.free_disk", lambda folder: 10**9)
+        await pilot.press("d")
+        assert "✕ Needs up to" in text_of(pilot, "#message")
+        assert "1.00 GB are free" in text_of(pilot, "#message")
+
+
+async def test_another_original_asks_for_its_name(tmp_path):
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_another(pilot, str(tmp_path / "nowhere"))
         await wait_until(pilot, lambda: "there is no folder" in text_of(pilot, "#message"))
+        table(pilot).focus()
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.focused, Input))
+        assert "OWNER/NAME" in text_of(pilot, "#message")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A repository with the demo's shape on a hub on localhost."""
+    folder = tmp_path / "hub" / "owner" / "Small-Mixtral"
+    folder.mkdir(parents=True)
+    shutil.copy(DEMO_DIR / "config.json", folder)
+    with running_hub(tmp_path / "hub") as hub:
+        connect(hub, monkeypatch, tmp_path)
+        yield "owner/Small-Mixtral"
+
+
+async def test_a_repository_is_looked_at_and_its_job_begins(repository):
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await choose_another(pilot, "owner/nothing")
+        await wait_until(pilot, lambda: "no repository" in text_of(pilot, "#message"))
+        pilot.app.screen.query_one(Input).value = repository
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.focused, PlanTable))
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        (model,) = models.installed()
+        assert (model.folder / "arguments").read_text().startswith(f"{repository} --bits")
 
 
 async def test_a_folder_with_an_original_is_compressed(tmp_path):
@@ -129,14 +263,23 @@ async def test_a_folder_with_an_original_is_compressed(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     async with make_app().run_test(size=(120, 36)) as pilot:
         await wait_for_state(pilot, "ready")
-        await choose_mixtral(pilot)
-        pilot.app.screen.query_one(Input).value = str(tmp_path)
-        pilot.app.screen.query_one(Input).focus()
-        await pilot.press("enter")
+        await choose_another(pilot, str(tmp_path))
         await wait_until(pilot, lambda: isinstance(pilot.app.focused, PlanTable))
         await pilot.press("enter")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
-        assert [model.name for model in models.installed()] == [f"{tmp_path.name}-3bit"]
+        assert [model.name for model in models.installed()] == [f"{tmp_path.name}-4bit"]
+
+
+async def test_the_chats_model_does_not_count_as_another_programs():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await wait_for_state(pilot, "ready")
+        await pilot.press("f4")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        await wait_for_state(pilot, "ready")
+        # The fake holds memory while a model is loaded.
+        assert "24.1 GB free" in text_of(pilot, "#machine")
 
 
 async def hold(pilot: Pilot[None]) -> JobView:

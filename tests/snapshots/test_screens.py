@@ -6,15 +6,16 @@ and look at the pictures in the commit.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, Markdown
+from textual.widgets import Input, Markdown, Static
 
-from app import paths
+from app import job_words, paths
 from app.history import History
 from app.screens import wizard
 from app.screens.chats import ChatsScreen
@@ -36,11 +37,17 @@ Scene = Callable[[Pilot[None]], Awaitable[None]]
 SIZES = [(120, 36), (80, 24)]
 
 
-def fixed_plan(config: ModelConfig, device: Device, preferred_bits: float | None = None) -> Plan:
+def fixed_plan(
+    config: ModelConfig,
+    device: Device,
+    context: int | None = None,
+    preferred_bits: float | None = None,
+    others: Sequence[Device] = (),
+) -> Plan:
     """Rows of all kinds; the real figures are other tests' business."""
     large = config.hidden_size > 1000
     scale = 10**9 if large else 10**6
-    free = min(device.free_bytes, 16 * scale)
+    free = min(device.free_bytes or 100 * scale, 16 * scale)
     choices = []
     for step, bits in enumerate((1.5, 2.0, 2.5, 3.0)):
         total = (11 + 3 * step) * scale
@@ -51,8 +58,15 @@ def fixed_plan(config: ModelConfig, device: Device, preferred_bits: float | None
         )
     fitting = [choice for choice in choices if choice.fits and not choice.tight]
     recommended = fitting[-1] if fitting else None
-    reason = "the largest that fits comfortably on " if fitting else "nothing fits on "
-    return Plan(device, 8192, tuple(choices), recommended, reason + device.name)
+    if fitting:
+        reason = f"the largest that fits comfortably on {device.name}"
+    else:
+        reason = (
+            f"nothing fits on {device.name}: 1.5 bits need 9.1 GB more than is free; "
+            "a context of 2,048 tokens would fit"
+        )
+    known = replace(device, free_bytes=free)
+    return Plan(known, context or 8192, tuple(choices), recommended, reason)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +75,7 @@ def fixed_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.setattr(wizard, "plan", fixed_plan)
+    monkeypatch.setattr(job_words, "free_disk", lambda folder: 58 * 10**9)
     yield
     end_jobs()
 
@@ -102,7 +117,10 @@ async def choose_mixtral(pilot: Pilot[None]) -> None:
     pilot.app.screen.query_one(Input).cursor_blink = False
     pilot.app.screen.query_one(SourceList).focus()
     await pilot.press("down")
-    await wait_until(pilot, lambda: pilot.app.screen.query_one("#folder").display)
+    message = pilot.app.screen.query_one("#message", Static)
+    await wait_until(
+        pilot, lambda: any(word in str(message.content) for word in ("hub", "nothing"))
+    )
 
 
 def test_wizard_mixtral(picture):
@@ -113,9 +131,27 @@ def test_wizard_nothing_fits(picture):
     assert picture(choose_mixtral, "--devices", "small")
 
 
-def test_wizard_asks_for_a_folder(picture):
+def test_wizard_tries_anyway(picture):
     async def scene(pilot: Pilot[None]) -> None:
         await choose_mixtral(pilot)
+        pilot.app.screen.query_one(PlanTable).focus()
+        await pilot.press("down", "enter")
+
+    assert picture(scene)
+
+
+def test_wizard_odd_devices(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+
+    assert picture(scene, "--devices", "odd")
+
+
+def test_wizard_asks_for_another(picture):
+    async def scene(pilot: Pilot[None]) -> None:
+        await choose_mixtral(pilot)
+        await pilot.press("down")
+        await wait_until(pilot, lambda: pilot.app.screen.query_one("#folder").display)
         pilot.app.screen.query_one(PlanTable).focus()
         await pilot.press("enter")
         await wait_until(pilot, lambda: isinstance(pilot.app.focused, Input))

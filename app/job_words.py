@@ -1,0 +1,34 @@
+"""What a compression asks of the network and the disk, said before it starts."""
+
+import shutil
+from pathlib import Path
+
+from app import models
+from app.sources import SourceChoice
+from app.units import size
+from engine.manifest import is_compressed
+
+
+def job_words(source: SourceChoice, bits: float) -> list[str]:
+    """A line each, none where there is nothing to do or to fear: the result is here, or small."""
+    folder = source.folder(bits)
+    if is_compressed(folder):
+        return [f"{models.display_name(folder)} is here already: Enter opens it."]
+    need, free = source.disk_bytes(bits), free_disk(folder)
+    lines = []
+    if source.download_bytes:
+        lines.append(
+            f"Reads about {size(source.download_bytes)} from the hub, file by file, and keeps none."
+        )
+    if need > free:
+        lines.append(f"✕ Needs up to {size(need)} of disk while it works; {size(free)} are free.")
+    elif source.name != models.DEMO:
+        lines.append(f"Needs up to {size(need)} of disk while it works, of {size(free)} free.")
+    return lines
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where ``folder`` will be."""
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
