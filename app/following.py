@@ -29,6 +29,8 @@ def compress_here(job: Job, line: ProgressLine, restart: bool = False) -> Path:
             watch = JobWatch(job.folder, jobs.start(job, jobs.JOB_COMMAND, restart))
             return follow(watch, line)
     except KeyboardInterrupt:
+        if not watch.is_alive:
+            raise Interrupted("interrupted; run the same command again to go on") from None
         watch.stop()
         line.show("stopping at the next whole step")
     try:

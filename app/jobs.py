@@ -119,18 +119,23 @@ class JobWatch:
         self._offset = 0
         self._stopping = False
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether a job works on this output."""
+        return _is_locked(self._path)
+
     def stop(self) -> None:
         """Ask the job to end at the next whole step. It tells when it has."""
         self._stopping = True
         # Before its first word it would not end cleanly: then `poll` asks, as soon as it speaks.
-        if self.pid is not None and _is_locked(self._path):
+        if self.pid is not None and self.is_alive:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
     def poll(self) -> list[JobEvent]:
         """What is new since the last call. The very last is Done or JobFailed, always."""
         # Looked at before reading: nothing follows what is read after the end.
-        over = not _is_locked(self._path)
+        over = not self.is_alive
         events = self._read()
         if over and not _ends(events):
             self._offset = 0  # the last word may stand where we have read already

@@ -10,10 +10,11 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.signal import Signal
 
-from app import models, paths, settings
+from app import jobs, models, paths, settings
 from app.engine_client import WORKER_COMMAND, EngineClient, WorkerEvent
 from app.history import History
 from app.jobs import JOB_COMMAND
+from app.render import safe_text
 from app.screens.chat import ChatScreen
 from app.screens.help import HelpScreen
 from app.screens.wizard import WizardScreen
@@ -98,3 +99,6 @@ def run(model: str | None = None) -> None:
     """
     folder = models.resolve(model) if model else None
     McChatApp(folder).run()
+    for job in jobs.running_jobs():
+        name = models.display_name(job.out)
+        print(safe_text(f"{name} is still being compressed: `mc-chat watch {name}` shows it"))

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
 
 def show_result(folder: Path, as_json: bool) -> None:
     """Print what a finished compression has made."""
-    result = facts(models.display_name(folder), folder, read_manifest(folder))
+    result = facts(folder.name, folder, read_manifest(folder))
     if as_json:
         print_json(result)
     else:

@@ -1,4 +1,5 @@
-"""`mc-chat` whose compressions are `fake_job.py`; the first word says which story they tell."""
+"""`mc-chat` whose compressions are `fake_job.py`; the first word says which story they tell, or
+that they are "real"."""
 
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ FAKE_JOB = Path(__file__).with_name("fake_job.py")
 
 def main() -> int:
     story, *words = sys.argv[1:]
-    jobs.JOB_COMMAND = [sys.executable, str(FAKE_JOB), "--story", story]
+    if story != "real":
+        jobs.JOB_COMMAND = [sys.executable, str(FAKE_JOB), "--story", story]
     return cli.main(words)
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,14 @@ from typing import Any
 import pytest
 
 from app import cli, jobs, models, paths
+from app.commands import compress
 from app.jobs import RunningJob
+from assets import DEMO_DIR
+from compress.allocation import ALLOCATORS
+from compress.quantizers import QUANTIZERS
 from tests.functional.test_cli import Result
 from tests.ui import FAKES
+from tests.unit.models_for_tests import save_tiny_mixtral
 
 REPOSITORY = FAKES.parents[1]
 PATIENCE_SECONDS = 20.0
@@ -301,3 +307,43 @@ def test_the_words_reach_the_job(
     assert value("--bits", by_card) == "3"
     assert 17e9 < experts < 24 * 2**30
     assert "--expert-bytes" not in words(mixtral, "--vram", "24GiB")
+
+
+def test_names_offered_are_those_there_are() -> None:
+    assert compress.ALLOCATORS == ALLOCATORS
+    assert tuple(QUANTIZERS) == compress.QUANTIZERS
+
+
+# --- the real job ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "original"
+    shape = {"vocab_size": 2048, "hidden_size": 128, "intermediate_size": 128}
+    save_tiny_mixtral(folder, **shape, num_hidden_layers=2, num_local_experts=8)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO_DIR / name, folder)
+    return folder
+
+
+def test_a_real_job_killed_in_the_middle_goes_on_where_it_was(
+    mc_chat: Command, start: Start, source: Path
+) -> None:
+    given = ("--text", __file__, "--samples", "4", "--window", "64", "--bits", "2")
+    shell = start("real", "compress", source, *given)
+    job = wait_for_job()
+    assert shell.stderr is not None
+    for line in shell.stderr:
+        if line.startswith("layer 2 of 2, score"):
+            os.kill(job.pid, signal.SIGKILL)
+    shell.wait()
+    assert shell.returncode == 1
+    refused = mc_chat("watch", job.out)
+    assert "stopped unexpectedly" in refused.err
+    assert not job.out.exists()
+
+    again = mc_chat("compress", source, *given)
+    assert again.code == 0
+    assert "layer 1 of 2, quantize" not in again.err
+    assert mc_chat("verify", job.out).code == 0

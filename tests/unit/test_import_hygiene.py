@@ -12,6 +12,7 @@ SCREEN_MODULES = [
     "app.screens.chat",
     "app.screens.wizard",
     "app.screens.compressing",
+    "app.screens.parting",
     "app.screens.help",
     "app.screens.chats",
     "app.widgets.gauges",
@@ -20,7 +21,14 @@ SCREEN_MODULES = [
     "app.history",
     "app.settings",
 ]
-COMMAND_MODULES = ["app.cli", "app.paths", "app.models"]
+COMMAND_MODULES = [
+    "app.cli",
+    "app.following",
+    "app.jobs",
+    "app.paths",
+    "app.models",
+    "compress.job",
+]
 
 
 def loaded_by(module: str) -> set[str]:
