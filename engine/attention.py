@@ -220,7 +220,7 @@ class _Block:
     @property
     def count(self) -> int:
         """Queries in it."""
-        return self.queries.stop - self.queries.start
+        return int(self.queries.stop - self.queries.start)
 
     def mask(self, device: torch.device, window: int | None) -> Tensor | None:
         """True where a query sees a key [Tq, Sk]; None where it sees all of them."""

@@ -14,7 +14,7 @@ from engine.config import ModelConfig
 from engine.errors import SourceError
 from engine.protocol import Device
 
-_UNKNOWN_CPU = Device("a CPU", "cpu", "cpu", 0, 0)
+_UNKNOWN_CPU = Device("the CPU", "cpu", "cpu", 0, 0)
 """Beside a card that is not here: whatever machine it may be in."""
 TRY_ANYWAY = "to try it anyway: mc-chat run MODEL --force, or Enter twice in the wizard"
 

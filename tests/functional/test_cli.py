@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 import assets
 from app import cli, jobs, loading, paths
 from engine import integrity
+from engine.protocol import Device
 from tests.checkpoints_for_tests import EXPERT_BITS, write_tiny_checkpoint
+from tests.hub_for_tests import connect, running_hub
 from tests.ui import FAKES
 from tests.unit.models_for_tests import save_tiny_mixtral
 
@@ -216,20 +217,38 @@ def test_plan_prints_a_table_with_the_recommended_row(mc_chat: Command, original
 
 
 def test_plan_downloads_at_most_a_config(
-    mc_chat: Command, original: Path, monkeypatch: pytest.MonkeyPatch
+    mc_chat: Command, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    folder = tmp_path / "hub" / "some" / "where"
+    folder.mkdir(parents=True)
+    shutil.copy(original / "config.json", folder)
+    with running_hub(tmp_path / "hub") as hub:
+        connect(hub, monkeypatch, tmp_path)
+        assert mc_chat("plan", "some/where", "--vram", "1GB").code == 0
+        assert [request.path.rsplit("/", 1)[1] for request in hub.requests] == ["config.json"]
+        failed(mc_chat("plan", "no/where", "--vram", "1GB"), 1, "no/where")
 
-    def download(repository: str, name: str) -> str:
-        asked.append((repository, name))
-        if repository == "some/where":
-            return str(original / name)
-        raise LocalEntryNotFoundError("no network")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert mc_chat("plan", "some/where", "--vram", "1GB").code == 0
-    assert asked == [("some/where", "config.json")]
-    failed(mc_chat("plan", "no/where", "--vram", "1GB"), 1, "no/where")
+def test_plan_picks_a_device_and_says_what_else_would_do(mc_chat: Command) -> None:
+    found = mc_chat("plan", "demo", "--device", "cpu", "--json").json
+    assert found["device"]["kind"] == "cpu"
+    failed(mc_chat("plan", "--device", "cuda:7"), 2, "'cuda:7'")
+    on_cpu = mc_chat("plan", "--device", "cpu", "--vram", "16GB", "--json").json
+    assert on_cpu["device"]["free_bytes"] == 16 * 10**9
+    # A cache in float32: the device is still a CPU.
+    assert on_cpu["choices"][0]["kv_bytes"] == 2 * 2**30
+    little = mc_chat("plan", "--vram", "12.8GB")
+    assert "tokens would fit; the CPU would need 13.1 GB" in little.out
+    assert "--force" in little.out
+
+
+def test_what_does_not_fit_can_be_forced(
+    mc_chat: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Device("Small box", "cpu", "cpu", 10**9, 1000)
+    monkeypatch.setattr("engine.devices.choose", lambda name: box)
+    failed(mc_chat("run", "tiny", "Hello"), 1, "try it anyway with --force")
+    assert mc_chat("run", "tiny", "Hello", "--max-tokens", "2", "--force").code == 0
 
 
 def test_bench_and_eval_report_what_they_measured(mc_chat: Command, tiny: Path) -> None:
