@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.quantizers.grid import Codes, decode, split_groups
-
-CHUNK_ELEMENTS = 1 << 25
-"""Errors of this many weights, over all widths, are in memory at once."""
+from compress.quantizers.grid import Codes, decode
+from compress.rounding_memory import CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -29,28 +27,25 @@ class Draft:
         grid = weights.new_empty(rows, inputs // group_size)
         return cls(torch.empty_like(weights, dtype=torch.uint8), grid, torch.empty_like(grid), bits)
 
-    @classmethod
-    def of(cls, codes: Codes, dtype: torch.dtype) -> "Draft":
-        """A copy of finished codes, to be changed."""
-        scale = codes.scale.to(dtype, copy=True)
-        zero = torch.full_like(scale, 0.5) if codes.zero is None else codes.zero.to(dtype)
-        return cls(codes.codes.clone(), scale, zero, codes.bits)
-
     def rows(self, which: slice) -> "Draft":
         """Some of the rows; what is written there is written here."""
         return Draft(self.codes[which], self.scale[which], self.zero[which], self.bits)
 
-    def dequantize(self) -> Tensor:
-        """What the codes stand for, [O, I] in the type of the grid."""
-        size = self.codes.shape[1] // self.scale.shape[1]
-        levels = split_groups(self.codes, size).to(self.scale.dtype)
-        return decode(levels, self.scale, self.zero).flatten(-2)
+    @property
+    def group_size(self) -> int:
+        """Inputs that share a scale."""
+        return self.codes.shape[1] // self.scale.shape[1]
+
+    def values(self, group: int) -> Tensor:
+        """What the codes of a group stand for, [O, g] in the type of the grid."""
+        inputs = slice(group * self.group_size, (group + 1) * self.group_size)
+        levels = self.codes[:, inputs].to(self.scale.dtype)
+        return decode(levels, self.scale[:, group], self.zero[:, group])
 
     def finish(self) -> Codes:
         """The codes."""
-        size = self.codes.shape[1] // self.scale.shape[1]
         zero = None if self.bits == 1 else self.zero.half()
-        return Codes(self.codes, self.scale.half(), zero, self.bits, size)
+        return Codes(self.codes, self.scale.half(), zero, self.bits, self.group_size)
 
 
 def row_chunks(weights: Tensor, widths: int) -> Iterator[slice]:

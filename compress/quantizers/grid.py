@@ -39,8 +39,10 @@ class Codes:
 
     def dequantize(self) -> Tensor:
         """The weights these codes stand for, float32 [O, I]."""
+        # In place: these are the largest tensors that a true-width model needs.
         levels = split_groups(self.codes, self.group_size).float()  # [O, G, g]
-        return decode(levels, self.scale, self.zero).flatten(-2)  # [O, I]
+        offset = SIGN_ZERO if self.zero is None else self.zero.unsqueeze(-1).float()
+        return levels.sub_(offset).mul_(self.scale.unsqueeze(-1).float()).flatten(-2)  # [O, I]
 
     def split_rows(self, rows: int) -> "tuple[Codes, Codes]":
         """The first ``rows`` rows and the others."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from compress.quantizers import products
+from compress.rounding_memory import PERMUTED_ROWS
 from engine.errors import SourceError
 
 DAMPING = 0.01
 """Share of the mean diagonal added before factorizing (GPTQ's 1 %)."""
 
 _ATTEMPTS = 4
-_PERMUTED_ROWS = 512
 
 
 class Elimination(NamedTuple):
@@ -91,8 +91,8 @@ class Hessian:
     def _permuted(self, order: Tensor, damping: Tensor) -> Tensor:
         """The damped Hessian with its inputs in this order; no second copy is made on the way."""
         permuted = torch.empty_like(self.matrix)
-        for start in range(0, len(order), _PERMUTED_ROWS):
-            rows = order[start : start + _PERMUTED_ROWS]
+        for start in range(0, len(order), PERMUTED_ROWS):
+            rows = order[start : start + PERMUTED_ROWS]
             permuted[start : start + len(rows)] = self.matrix[rows][:, order]
         permuted.diagonal().add_(damping)
         return permuted

@@ -55,11 +55,14 @@ def descend(
     """Sweep over all groups of weights [R, I]; ``matrix`` is the Hessian as products take it."""
     kernels = kernels_for(weights)
     rows, inputs = weights.shape
-    size = inputs // drafts[0].scale.shape[1]
-    errors = torch.cat([(weights - draft.dequantize()).to(matrix.dtype) for draft in drafts])
+    size = drafts[0].group_size
+    groups = [slice(start, start + size) for start in range(0, inputs, size)]
+    errors = weights.new_empty(len(drafts) * rows, inputs, dtype=matrix.dtype)
+    for group, block in enumerate(groups):
+        for draft, error in zip(drafts, torch.split(errors, rows), strict=True):
+            error[:, block] = weights[:, block] - draft.values(group)
     for _ in range(sweeps):
-        for group in range(inputs // size):
-            block = slice(group * size, (group + 1) * size)
+        for group, block in enumerate(groups):
             # H is symmetric, and its rows lie together.
             slopes = (errors @ matrix[block].T).to(weights.dtype)
             slopes += damping * errors[:, block]

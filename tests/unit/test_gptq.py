@@ -111,7 +111,7 @@ def test_refinement_never_raises_the_error_and_ends_where_no_code_can_improve(
     drafts = draft_gptq(weights.to(dtype), cast, (bits,), group_size=32)
 
     def error() -> Tensor:
-        return damped.error(weights - drafts[0].dequantize())
+        return damped.error(weights - drafts[0].finish().dequantize())
 
     errors = [error().sum()]
     for _ in range(4):

@@ -1,6 +1,6 @@
 """Explicit SIMD for the one hot loop of rounding: a tile's rows are one LLVM vector.
 
-A plain loop over the rows checked for aliasing at every step of the loop around it: sixteen times
+A plain loop over the rows checked for aliasing at every step of the loop around it: eight times
 slower. After a change here, touch `loops.py` too: numba's cache on disk looks only at the file of
 the function that it compiled.
 """
