@@ -32,7 +32,7 @@ def write_random_checkpoint(
 ) -> None:
     """Write a checkpoint, every layer with these widths, into the folder, which is made."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(_config_json(config)))
+    (folder / "config.json").write_text(json.dumps(config_json(config)))
     hidden = config.hidden_size
     queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
     projections = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
@@ -55,7 +55,7 @@ def write_random_checkpoint(
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
 
 
-def _config_json(config: ModelConfig) -> dict[str, object]:
+def config_json(config: ModelConfig) -> dict[str, object]:
     return {
         "architectures": [ARCHITECTURE],
         "vocab_size": config.vocab_size,

@@ -30,12 +30,13 @@ from compress.allocation import (
 )
 from compress.calibration import Calibration, CalibrationSize, calibrate, calibration_size
 from compress.passes import ONE_PASS, TWO_PASSES, Method, Passes
-from compress.progress import Listener
+from compress.placement import choose_placement
+from compress.progress import Listener, Stage
 from compress.quantizers import quantizer, scoring_quantizer
 from compress.reporter import Reporter
 from compress.result import write_rest
 from compress.source import EMBEDDING, Source
-from compress.streams import Placement
+from compress.speed import measure_speed, seconds_of
 from compress.workspace import (
     Workspace,
     check_free,
@@ -49,8 +50,7 @@ from engine.config import ModelConfig
 from engine.errors import UsageError
 from engine.layout import PackedShape
 from engine.manifest import DENSE_BITS, FORMAT_VERSION, MANIFEST_NAME, Manifest, Recipe, layer_file
-from engine.protocol import Device
-from engine.threads import threads_for
+from engine.threads import SMALLEST_SHARED, threads_for
 
 NO_TEXT = CalibrationSize(samples=0, window=0)
 GROUP_SIZES = (64, 128)
@@ -126,7 +126,7 @@ def compress(
             job.passes,
             job.keep_source,
             job.offline,
-            lambda transfer: report.downloading(transfer.message),
+            lambda transfer: report.aside("download", transfer.message),
         )
         try:
             with threads_for(source.config):
@@ -159,10 +159,12 @@ class _Compression:
         """From the first check to the published checkpoint."""
         job, source = self._job, self._source
         self._check_disk()
+        seconds = self._forecast()
         provenance = source.provenance(lambda done: self._report.check(done, "hashing the source"))
         calibration = self._calibration()
         recipe = _recipe(job, self._method, self._size, calibration)
         self._workspace.begin(_fingerprint(recipe, provenance, calibration))
+        self._report.begin(source.config.num_layers, _passes(job), seconds)
         self._all_layers(calibration, scores)
         self._report.finish("write", 0.0, "writing what lies outside the layers")
         whole = self._write_rest(provenance, recipe)
@@ -186,14 +188,39 @@ class _Compression:
         tokens = self._size.samples * self._size.window
         needed = projection.disk_bytes(config, job.bits, job.group_size, tokens, largest, kept)
         check_free(job.out, needed)
+        if job.passes == 2 and not job.is_data_free:
+            again = "downloads it twice" if largest and not kept else "reads it twice"
+            self._report.check(0.0, f"needs two passes over the source: {again}")
+
+    def _forecast(self) -> dict[Stage, float]:
+        """Seconds of each stage of a layer; says what the job will take."""
+        config, job, method = self._source.config, self._job, self._method
+        samples, window = self._size.samples, self._size.window
+        work = projection.layer_work(
+            config, samples, window, len(method.widths), projection.sweeps_of(job.quantizer)
+        )
+        if config.hidden_size < SMALLEST_SHARED:
+            # It would be done before the machine has been measured.
+            return seconds_of(work, projection.TYPICAL_SPEED)
+        self._report.check(0.0, "measuring this machine")
+        device = torch.device(self._device.id)
+        seconds = seconds_of(work, measure_speed(config, method.quantize, device))
+        memory = projection.host_bytes(
+            config, samples * window, self._device.kind, len(method.widths)
+        )
+        hours = config.num_layers * sum(seconds.values()) / 3600
+        self._report.check(
+            0.0,
+            f"{config.num_layers} layers, {samples} x {window} calibration tokens, on "
+            f"{self._device.name}: about {hours:.1f} hours of computing, "
+            f"{memory / 1e9:.1f} GB of memory",
+        )
+        return seconds
 
     def _all_layers(self, calibration: Calibration, scores: Sequence[LayerScores] | None) -> None:
-        job, config, size = self._job, self._source.config, self._size
-        work = projection.layer_work(config, size.samples, size.window, len(self._method.widths))
-        seconds = projection.rough_seconds(work)
-        self._report.begin(config.num_layers, ONE_PASS if job.passes == 1 else TWO_PASSES, seconds)
-        tokens = calibration.tokens
-        placement = choose_placement(config, tokens.numel(), self._device)
+        job, tokens = self._job, calibration.tokens
+        widths = len(self._method.widths)
+        placement = choose_placement(self._source.config, tokens.numel(), widths, self._device)
         passes = Passes(
             self._method, self._source, self._workspace, self._report, tokens, placement,
             torch.device(self._device.id),
@@ -224,7 +251,7 @@ class _Compression:
 
         def tell(layer: int, expert: int, share: float) -> None:
             message = f"errors on the model's output, layer {layer + 1}, expert {expert + 1}"
-            self._report.check(1.0, f"{message}: {share:.0%}")
+            self._report.aside("score", f"{message}: {share:.0%}")
 
         score_with, size = method.score_with, method.group_size
         return model_error.model_errors(model, tokens, score_with, size, method.widths, tell)
@@ -240,16 +267,8 @@ class _Compression:
         return write_rest(workspace.folder, name, source, embedding, provenance, recipe, done)
 
 
-def choose_placement(config: ModelConfig, tokens: int, device: Device) -> Placement:
-    """Where the calibration streams go: to the device if they fit there beside the work, else to
-    host memory, else to a mapped file."""
-    streams = projection.STREAMS * projection.stream_bytes(tokens, config.hidden_size)
-    work = projection.work_bytes(config, tokens)
-    if device.kind == "cuda" and device.free_bytes >= streams + work:
-        return "device"
-    host = devices.cpu_device()
-    needed = streams + (work if device.kind == "cpu" else 0)
-    return "host" if not host.total_bytes or host.free_bytes >= needed else "disk"
+def _passes(job: CompressJob) -> tuple[tuple[Stage, ...], ...]:
+    return ONE_PASS if job.passes == 1 else TWO_PASSES
 
 
 def _check_words(job: CompressJob) -> None:

@@ -77,10 +77,41 @@ STREAMS = 3
 outputs that the stream in work is waiting for."""
 
 
-def work_bytes(config: ModelConfig, tokens: int) -> int:
-    """Peak of the work on one expert, beside the streams, on the device that computes."""
-    inner = config.intermediate_size
-    return FLOAT32 * (3 * config.expert_weights + 3 * inner**2 + 3 * chunk_of(inner) * inner)
+PROGRAM_BYTES = 600 * 10**6
+"""Python, torch and numba in host memory before any work."""
+
+_ROUNDING_BYTES = 2**25 * 10
+"""Beside the Hessian and its factor while a chunk of rows is rounded: errors of 2^25 weights in
+16 bits, what they ask of a group, and copies of the group."""
+
+
+def work_bytes(config: ModelConfig, widths: int) -> int:
+    """Peak of the work on one expert at ``widths`` widths, beside the streams, on the device that
+    computes: either while ``down`` is rounded, with the Hessian and its factor, or while the
+    rounded experts are compared with the exact one."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    matrix = hidden * inner
+    expert = 3 * matrix * HALF
+    activations = chunk_of(inner) * (2 * inner * HALF + inner * (HALF + FLOAT32))
+    codes = 3 * matrix * widths
+    rounding = expert + codes + FLOAT32 * matrix + 2 * FLOAT32 * inner**2 + _ROUNDING_BYTES
+    dequantized = 2 * 2 * matrix * FLOAT32
+    comparing = (1 + widths) * expert + codes + max(dequantized, activations)
+    return max(rounding, comparing)
+
+
+def device_bytes(config: ModelConfig, tokens: int, widths: int = 3) -> int:
+    """Peak on a GPU that computes, the streams there too."""
+    return work_bytes(config, widths) + STREAMS * stream_bytes(tokens, config.hidden_size)
+
+
+def host_bytes(config: ModelConfig, tokens: int, kind: budget.DeviceKind, widths: int = 3) -> int:
+    """Peak of host memory: the streams and, on a CPU, the work."""
+    streams = STREAMS * stream_bytes(tokens, config.hidden_size)
+    if kind == "cpu":
+        return PROGRAM_BYTES + streams + work_bytes(config, widths)
+    expert = 3 * config.hidden_size * config.intermediate_size * HALF
+    return PROGRAM_BYTES + streams + 2 * expert
 
 
 @dataclass(frozen=True)
@@ -106,6 +137,21 @@ class Work:
             self.weights + other.weights,
         )
 
+    @property
+    def operations(self) -> float:
+        """All of them."""
+        return self.forward + self.hessian + self.factor + self.rounding
+
+    def seconds(self, speed: "Work") -> float:
+        """How long this takes at ``speed``, operations a second of each kind."""
+        return (
+            self.forward / speed.forward
+            + self.hessian / speed.hessian
+            + self.factor / speed.factor
+            + self.rounding / speed.rounding
+            + self.weights / speed.weights
+        )
+
     def times(self, factor: float) -> "Work":
         """So many times this."""
         return Work(
@@ -117,17 +163,25 @@ class Work:
         )
 
 
+_SWEEPS = {"refined": (1, 3)}
+"""Sweeps of coordinate descent while scoring, and while quantizing; none for other quantizers."""
+
+
+def sweeps_of(quantizer: str) -> tuple[int, int]:
+    """Sweeps while scoring and while quantizing."""
+    return _SWEEPS.get(quantizer, (0, 0))
+
+
 def layer_work(
     config: ModelConfig,
     samples: int,
     window: int,
     widths: int,
-    sweeps: tuple[int, int] = (1, 3),
+    sweeps: tuple[int, int],
 ) -> dict[Stage, Work]:
     """What one layer costs: its attention, then scoring at ``widths`` widths, then quantizing.
 
-    ``sweeps`` of coordinate descent while scoring and while quantizing; 0 for plain GPTQ. Tokens
-    are taken to spread evenly over the experts.
+    ``sweeps`` as of `sweeps_of`. Tokens are taken to spread evenly over the experts.
     """
     tokens = samples * window
     attention = _attention(config, tokens, window)
@@ -184,22 +238,6 @@ def _rounding(rows: int, columns: int, sweeps: int) -> float:
     return rows * columns**2 * (1 + 2 * sweeps)
 
 
-_SPEEDS = Work(forward=1.0, hessian=1.5, factor=0.6, rounding=2.0, weights=1e-3)
-"""Operations a unit of time, in proportion: what two cores of an AMD EPYC gave."""
-
-
-def rough_seconds(work: dict[Stage, Work]) -> dict[Stage, float]:
-    """The proportions of a layer's stages, for a progress bar."""
-
-    def of(part: Work) -> float:
-        return (
-            part.forward / _SPEEDS.forward
-            + part.hessian / _SPEEDS.hessian
-            + part.factor / _SPEEDS.factor
-            + part.rounding / _SPEEDS.rounding
-            + part.weights / _SPEEDS.weights
-        )
-
-    seconds = {stage: of(part) for stage, part in work.items()}
-    whole = sum(seconds.values())
-    return {**seconds, "allocate": 0.01 * whole, "write": 0.02 * whole}
+TYPICAL_SPEED = Work(forward=300e9, hessian=450e9, factor=90e9, rounding=600e9, weights=5e6)
+"""Operations a second on two cores of an AMD EPYC (Zen 5): for the proportions of a progress bar
+where nobody has measured."""

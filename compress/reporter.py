@@ -20,7 +20,7 @@ class Reporter:
         self._shares: dict[Stage, float] = {}
         self._began = time.monotonic()
         self._work_began, self._work_from = self._began, 0.0
-        self._last: tuple[Stage, int, float] = ("check", 0, 0.0)
+        self._last = (0, 0.0)
 
     def begin(
         self, layers: int, passes: Sequence[Sequence[Stage]], seconds: Mapping[Stage, float]
@@ -48,10 +48,10 @@ class Reporter:
         """Within a layer, ``share`` of a stage is done."""
         self._tell(stage, layer, self._of_layers(stage, layer, share), message)
 
-    def downloading(self, message: str) -> None:
-        """The layers wait for the source."""
-        _, layer, fraction = self._last
-        self._tell("download", layer, fraction, message)
+    def aside(self, stage: Stage, message: str) -> None:
+        """Something that the job waits for, where it stands."""
+        layer, fraction = self._last
+        self._tell(stage, layer, fraction, message)
 
     def finish(self, stage: Stage, share: float, message: str) -> None:
         """Behind the layers; ``share`` is done of what is left."""
@@ -72,7 +72,7 @@ class Reporter:
         return _CHECK_SHARE + _LAYERS_SHARE * done
 
     def _tell(self, stage: Stage, layer: int, fraction: float, message: str) -> None:
-        self._last = (stage, layer, fraction)
+        self._last = (layer, fraction)
         now = time.monotonic()
         gone, share = now - self._work_began, fraction - self._work_from
         eta = gone * (1.0 - fraction) / share if share >= _LEAST_SHARE_FOR_ETA else None
