@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import UsageError
-from engine.layout import TILE_ROWS, WORD_BITS, PackedShape, planes
+from engine.layout import TILE_ROWS, PackedShape, planes
 
 ONE_BIT_ZERO = 0.5
 """The zero point of every 1-bit group: codes 0 and 1 stand for -scale/2 and +scale/2."""
@@ -86,7 +86,7 @@ def unpack_codes(matrix: PackedMatrix) -> Tensor:
     for width in planes(shape.bits):
         size = shape.tiles * shape.columns * width
         plane = matrix.codes[start : start + size]
-        codes |= _unpack_plane(plane, width, shape) << shift
+        codes |= _unpack_plane(plane, width, shape).bitwise_left_shift_(shift)
         shift += width
         start += size
     return codes
@@ -108,24 +108,22 @@ def dequantize(matrix: PackedMatrix) -> Tensor:
 
 
 def _pack_plane(values: Tensor, width: int, shape: PackedShape) -> Tensor:
-    per_word = WORD_BITS // width
-    tiles = _to_tiles(values, shape)  # [tiles, I, 32]
-    fields = tiles.view(shape.tiles, shape.columns // per_word, per_word, TILE_ROWS)
-    words = torch.zeros(
-        shape.tiles, shape.columns // per_word, TILE_ROWS, dtype=torch.int32, device=values.device
-    )
-    for place in range(per_word):
-        words |= fields[:, :, place].to(torch.int32) << (place * width)
-    return words.flatten()
+    """Codes uint8 [O, I] of ``width`` bits to the words of a plane."""
+    fields = values.reshape(shape.rows, -1, 8 // width)
+    octets = fields[..., 0].contiguous()  # [O, I * width / 8]
+    for place in range(1, fields.shape[-1]):
+        octets |= fields[..., place] << (place * width)
+    # Four bytes are a word, the first the lowest: every machine that torch knows is little-endian.
+    return _to_tiles(octets.view(torch.int32), shape).flatten()
 
 
 def _unpack_plane(plane: Tensor, width: int, shape: PackedShape) -> Tensor:
-    per_word = WORD_BITS // width
-    words = plane.view(shape.tiles, -1, 1, TILE_ROWS)
-    shifts = torch.arange(0, WORD_BITS, width, dtype=torch.int32, device=plane.device)
-    # The right shift of int32 copies the sign; the mask drops the copies.
-    fields = (words >> shifts.view(1, 1, per_word, 1)) & ((1 << width) - 1)
-    return _from_tiles(fields.to(torch.uint8).flatten(), shape)
+    words = _from_tiles(plane, shape).clone(memory_format=torch.contiguous_format)
+    octets = words.view(torch.uint8)  # [O, I * width / 8]
+    fields = octets.new_empty(*octets.shape, 8 // width)
+    for place in range(fields.shape[-1]):
+        fields[..., place] = (octets >> (place * width)) & ((1 << width) - 1)
+    return fields.view(shape.rows, shape.columns)
 
 
 def _to_tiles(values: Tensor, shape: PackedShape) -> Tensor:
