@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from compress import streams
+from compress.projection import FLOAT32, HALF, work_bytes
 from compress.quantizers import Quantizer
 from compress.routed import Expert, MoeBlock, expert_of
 from compress.significance import expert_hessian
@@ -34,6 +35,11 @@ CHUNK = 2048
 
 _STREAMS = 3
 """Streams in memory at once: past attention, past the layer, and at the head's input."""
+
+_HELD, _HELD_BY_ATTENTION = 7, 4
+"""Copies of a part of a stream while it goes through a layer: exact, changed and target, inside the
+layer residual, normed, attention's output and the experts'; and queries before and after they are
+turned, keys with values, and what is mixed."""
 
 Errors = tuple[tuple[float, ...], ...]
 """``errors[expert][j]``: eps of one layer's experts at the j-th width."""
@@ -55,20 +61,17 @@ class Cost:
 def predict_cost(config: ModelConfig, samples: int, window: int, widths: Sequence[int]) -> Cost:
     """The cost of `model_errors` on ``samples`` windows of ``window`` tokens."""
     layers, experts, hidden = config.num_layers, config.num_experts, config.hidden_size
-    tokens = samples * window
+    tokens, heads = samples * window, config.num_heads * config.head_dim
     passes = layers + experts * len(widths) * layers * (layers - 1) // 2
-    attended = window * config.num_heads * config.head_dim  # scores and mixing, half of them masked
-    weights = config.attention_weights + config.top_k * config.expert_weights + attended
-    float32 = torch.float32.itemsize
-    largest = max(2 * config.intermediate_size, hidden)
-    part = max(streams.WINDOW_TOKENS, window)
+    # Scores and mixing, half of them masked: 2 * window / 2 products per head element.
+    weights = config.attention_weights + config.top_k * config.expert_weights + window * heads
+    part = min(tokens, max(streams.WINDOW_TOKENS, window))
     memory = (
         weights_bytes(config)
-        + float32 * hidden * hidden  # the head's Gram matrix
-        + float32 * _STREAMS * tokens * hidden
-        + float32 * (1 + len(widths)) * config.expert_weights
-        + 3 * float32 * max(hidden, config.intermediate_size) ** 2  # a Hessian, twice factorized
-        + float32 * part * (4 * hidden + config.top_k * largest)
+        + FLOAT32 * hidden * hidden  # the head's Gram matrix
+        + FLOAT32 * _STREAMS * tokens * hidden
+        + FLOAT32 * part * (_HELD * hidden + _HELD_BY_ATTENTION * heads)
+        + work_bytes(config, len(widths))
     )
     return Cost(memory, passes, 2.0 * weights * tokens * passes)
 
@@ -76,7 +79,7 @@ def predict_cost(config: ModelConfig, samples: int, window: int, widths: Sequenc
 def weights_bytes(config: ModelConfig) -> int:
     """Bytes of a model as `load_whole` holds it, its experts in 16 bits."""
     experts = config.num_layers * config.num_experts * config.expert_weights
-    return 2 * experts + torch.float32.itemsize * (config.total_weights - experts)
+    return HALF * experts + FLOAT32 * (config.total_weights - experts)
 
 
 def check_cost(cost: Cost, device: Device) -> None:
@@ -121,8 +124,7 @@ def model_errors(
     on the block's output. ``listener`` is asked often and may raise Interrupted.
     """
     run = _Run(model, tokens.shape[1], quantize, group_size, widths, listener)
-    stream = Stream(model.embed_tokens(tokens.to(model.embed.device)), model.embed.device)
-    return run.all_layers(stream)
+    return run.all_layers(tokens)
 
 
 class _Run:
@@ -146,8 +148,10 @@ class _Run:
         (head,) = model.head.tensors()
         self._gram = head.T @ head  # [H, H]
 
-    def all_layers(self, stream: Stream) -> tuple[Errors, ...]:
-        """Errors layer by layer, from the model's embeddings."""
+    def all_layers(self, tokens: Tensor) -> tuple[Errors, ...]:
+        """Errors layer by layer, for tokens [N, T]."""
+        device = self._model.embed.device
+        stream = Stream(self._model.embed_tokens(tokens.to(device)), device)
         exact = Stream(torch.empty_like(stream.tensor), stream.device)
         for part in stream.parts():
             exact.write(part, self._to_head(stream.read(part), behind=-1))
