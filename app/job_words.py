@@ -16,7 +16,9 @@ def job_words(source: SourceChoice, bits: float) -> list[str]:
         return [f"{models.display_name(folder)} is here already: Enter opens it."]
     need, free = source.disk_bytes(bits), free_disk(folder)
     lines = []
-    if source.download_bytes:
+    if source.build:
+        lines.append(f"Downloads {size(source.download_bytes)} from {source.build.repository}.")
+    elif source.download_bytes:
         lines.append(
             f"Reads about {size(source.download_bytes)} from the hub, file by file, and keeps none."
         )

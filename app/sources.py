@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import models, paths
+from app.catalogue import ReadyBuild, ready_builds
 from assets import DEMO_DIR
 from compress import projection
 from engine.budget import GROUP_SIZE, STORED_BYTES
@@ -22,16 +23,19 @@ class SourceChoice:
     """A source as a person sees it. ``source`` is the folder of the original or a repository of
     the hub, None: to be named by the user first; ``name`` is what the compressed model will be
     called, its bits aside; ``preferred_bits`` is recommended wherever it fits, None: as many as
-    fit."""
+    fit. ``build``: nothing to compress, but this to download."""
 
     title: str
     name: str
     config: ModelConfig
     source: Path | str | None
     preferred_bits: float | None = None
+    build: ReadyBuild | None = None
 
     def folder(self, bits: float) -> Path:
         """Where the compressed model goes; `demo` itself means the build at the usual width."""
+        if self.build:
+            return paths.models_dir() / self.name
         if self.name == models.DEMO and bits == models.DEMO_BITS:
             return models.demo_folder()
         return paths.models_dir() / f"{self.name}-{bits:g}bit"
@@ -39,10 +43,14 @@ class SourceChoice:
     @property
     def download_bytes(self) -> int:
         """What comes over the network, about: 16 bits for each weight; 0 for a folder."""
+        if self.build:
+            return self.build.bytes
         return STORED_BYTES * self.config.total_weights if isinstance(self.source, str) else 0
 
     def disk_bytes(self, bits: float) -> int:
         """What a job of this width needs on the disk while it works, at most."""
+        if self.build:
+            return self.build.bytes
         shard = projection.SHARD_BYTES if isinstance(self.source, str) else 0
         tokens = MOST_CALIBRATION_TOKENS
         return projection.disk_bytes(self.config, bits, GROUP_SIZE, tokens, shard)
@@ -76,6 +84,17 @@ def mixtral() -> SourceChoice:
 def unnamed() -> SourceChoice:
     """An original that the user has yet to name: planned for as if it were Mixtral 8x7B."""
     return SourceChoice("Mixtral 8x7B", "mixtral", MIXTRAL_8X7B, None)
+
+
+def ready() -> list[SourceChoice]:
+    """The ready builds of Mixtral 8x7B Instruct, none where the catalogue has none. Raises
+    SourceError when the catalogue is damaged."""
+    return [_ready(build) for build in ready_builds(MIXTRAL_REPOSITORY)]
+
+
+def _ready(build: ReadyBuild) -> SourceChoice:
+    name = build.repository.split("/")[1]
+    return SourceChoice(build.title, name, MIXTRAL_8X7B, None, build.nominal_bits, build)
 
 
 def remote(repository: str) -> SourceChoice:

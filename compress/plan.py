@@ -100,24 +100,27 @@ def plan(
     context: int | None = None,
     preferred_bits: float | None = None,
     others: Sequence[Device] = (),
+    only: float | None = None,
 ) -> Plan:
     """Weigh every width against the free memory of ``device`` at ``context`` tokens.
 
-    ``context`` None: 8192 tokens, or the model's own limit if that is shorter. Recommended is
-    ``preferred_bits`` if it fits comfortably, else the largest width that does, else the smallest
-    if it fits at all. Where nothing fits, a shorter context is looked for, and ``others``, the
-    further devices of the machine. A device of unknown memory is given the benefit of the doubt.
+    ``context`` None: 8192 tokens, or the model's own limit if that is shorter. ``only``: nothing
+    but this width, of a model that exists. Recommended is ``preferred_bits`` if it fits
+    comfortably, else the largest width that does, else the smallest if it fits at all. Where
+    nothing fits, a shorter context is looked for, and ``others``, the further devices of the
+    machine. A device of unknown memory is given the benefit of the doubt.
     Raises UsageError for a context that the model was not trained for.
     """
     tokens = budget.choose_context(config, context)
-    choices = tuple(_choice(config, device, tokens, bits) for bits in budget.NOMINAL_BITS)
-    if device.memory_known and _is_comfortable(choices[-1]):
+    widths = budget.NOMINAL_BITS if only is None else (only,)
+    choices = tuple(_choice(config, device, tokens, bits) for bits in widths)
+    if only is None and device.memory_known and _is_comfortable(choices[-1]):
         wide = (_choice(config, device, tokens, bits) for bits in budget.WIDE_BITS)
         choices += tuple(choice for choice in wide if choice.fits)
     if any(choice.fits for choice in choices):
         recommended, reason = _recommend(choices, device, preferred_bits)
         return Plan(device, tokens, choices, recommended, reason)
-    alternatives = tuple(_alternatives(config, device, tokens, others))
+    alternatives = tuple(_alternatives(config, device, tokens, widths[0], others))
     reason = _why_nothing(choices[0], device, alternatives)
     return Plan(device, tokens, choices, None, reason, alternatives)
 
@@ -163,10 +166,9 @@ def _recommend(
 
 
 def _alternatives(
-    config: ModelConfig, device: Device, context: int, others: Sequence[Device]
+    config: ModelConfig, device: Device, context: int, bits: float, others: Sequence[Device]
 ) -> list[Alternative]:
-    """The smallest width at a shorter context, and what it needs on every other device."""
-    bits = budget.NOMINAL_BITS[0]
+    """A width at a shorter context, and what it needs on every other device."""
 
     def on(other: Device, tokens: int) -> Alternative:
         need = budget.nominal_budget(config, bits, budget.GROUP_SIZE, tokens, other.kind)

@@ -5,11 +5,12 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import paths, units
+from app import paths
 from app.arguments import Commands, add_json, print_json
 from app.commands.models import compressed_folder, facts, table
 from app.progress_line import ProgressLine
 from app.render import safe_text
+from app.transfer_words import transfer_words
 from engine.errors import Interrupted, UsageError
 from engine.manifest import read_manifest
 
@@ -96,11 +97,4 @@ class _Shown:
 
     def show(self, transfer: "Transfer") -> None:
         """Show where it is."""
-        parts = [transfer.message]
-        if transfer.total:
-            parts.insert(0, f"{units.size(transfer.done)} of {units.size(transfer.total)}")
-        if transfer.bytes_per_second:
-            parts.insert(1, f"{units.size(transfer.bytes_per_second)}/s")
-        if transfer.eta_seconds is not None:
-            parts.insert(2, f"{units.clock(transfer.eta_seconds)} left")
-        self._line.show(self._title, ", ".join(parts))
+        self._line.show(self._title, transfer_words(transfer))

@@ -20,6 +20,7 @@ from app.jobs import Job
 from app.load_choices import LoadChoice, remember
 from app.render import safe_text
 from app.screens.compressing import CompressScreen
+from app.screens.pulling import PullScreen
 from app.services import Services
 from app.units import size
 from app.widgets.header import HeaderLine
@@ -70,7 +71,8 @@ class WizardScreen(Screen[Path | None]):
         self._devices: tuple[protocol.Device, ...] = ()
         self._device = 0
         self._tokens = services.settings.context
-        self._sources = [sources.demo(), sources.mixtral(), sources.unnamed()]
+        originals = [sources.demo(), sources.mixtral(), sources.unnamed()]
+        self._sources = [*originals, *sources.ready()]
         self._chosen = DEMO
         self._dared: _Attempt | None = None
 
@@ -83,7 +85,7 @@ class WizardScreen(Screen[Path | None]):
             yield Static("THIS MACHINE", classes="heading")
             yield Static(LOOKING, id="machine")
             yield Static("MODEL", classes="heading")
-            yield SourceList(SOURCES)
+            yield SourceList([*SOURCES, *map(_build_line, self._sources[len(SOURCES) :])])
             yield Input(placeholder="a folder, or OWNER/NAME", id="folder", compact=True)
             yield Static("SIZE", id="size", classes="heading")
             yield PlanTable()
@@ -180,11 +182,11 @@ class WizardScreen(Screen[Path | None]):
         choice = self.query_one(PlanTable).chosen
         if choice is None:
             self._say("One moment: still looking at this machine.")
-        elif self._source.source is None:
+        elif self._source.source is None and self._source.build is None:
             self._say(NEEDS_NAME)
             self.query_one("#folder").focus()
         elif choice.fits or self._is_dared(choice):
-            self._begin(self._source.source, choice)
+            self._begin(choice)
 
     def _is_dared(self, choice: Choice) -> bool:
         """Whether Enter was pressed a second time on what does not fit; the first asks for it."""
@@ -204,17 +206,20 @@ class WizardScreen(Screen[Path | None]):
         )
         return False
 
-    def _begin(self, source: Path | str, choice: Choice) -> None:
-        """Open the model if it is there, else make it; how to load it is kept for the chat."""
-        folder, device = self._source.folder(choice.nominal_bits), self._devices[self._device]
+    def _begin(self, choice: Choice) -> None:
+        """Open the model if it is there, else get it; how to load it is kept for the chat."""
+        source, device = self._source, self._devices[self._device]
+        folder = source.folder(choice.nominal_bits)
         try:
             remember(folder, LoadChoice(device.id, self._plan().context, not choice.fits))
         except OSError as error:
             self.notify(f"the device could not be remembered: {error}", severity="warning")
         if is_compressed(folder):
             self.dismiss(folder)
-        else:
-            self._run_job(Job(source, choice.nominal_bits, folder, device.id))
+        elif source.build:
+            self._show_job(PullScreen(source.build, folder))
+        elif source.source is not None:
+            self._run_job(Job(source.source, choice.nominal_bits, folder, device.id))
 
     def action_watch(self) -> None:
         """Look at the job that runs."""
@@ -226,7 +231,7 @@ class WizardScreen(Screen[Path | None]):
         self._show_job(CompressScreen(job, self._source.title, self._services))
 
     @work(exclusive=True)
-    async def _show_job(self, screen: CompressScreen) -> None:
+    async def _show_job(self, screen: CompressScreen | PullScreen) -> None:
         folder = await self.app.push_screen_wait(screen)
         line = self.query_one(RunningLine)
         line.look()
@@ -269,9 +274,11 @@ class WizardScreen(Screen[Path | None]):
 
     def _plan(self) -> Plan:
         """For what is chosen now."""
-        config, device = self._source.config, self._devices[self._device]
-        context = None if self._tokens is None else min(self._tokens, config.max_context)
-        return plan(config, device, context, self._source.preferred_bits, self._devices)
+        source, device = self._source, self._devices[self._device]
+        longest = source.config.max_context
+        context = None if self._tokens is None else min(self._tokens, longest)
+        only = source.build.nominal_bits if source.build else None
+        return plan(source.config, device, context, source.preferred_bits, self._devices, only=only)
 
     def _show_machine(self) -> None:
         lines = [
@@ -311,6 +318,10 @@ class _Attempt:
     choice: Choice
     device: str
     context: int
+
+
+def _build_line(source: sources.SourceChoice) -> str:
+    return f"Ready: {safe_text(source.title)}, {size(source.download_bytes)} to download"
 
 
 def _device_line(device: protocol.Device, chosen: bool) -> Content:

@@ -1,14 +1,19 @@
 """The first run, from an empty folder to a chat, with a scripted engine and compression."""
 
+import json
 import shutil
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from app import jobs, load_choices, models, sources
+from app.catalogue import ReadyBuild, ready_builds
 from app.load_choices import LoadChoice
 from app.screens import wizard
 from app.screens.chat import ChatScreen
@@ -21,8 +26,11 @@ from app.widgets.job_view import JobView
 from app.widgets.plan_table import PlanTable
 from app.widgets.source_list import SourceList
 from assets import DEMO_DIR
+from compress.hub import Transfer, TransferListener
+from compress.hub.connection import Patience
 from compress.plan import plan
 from engine.config import MIXTRAL_8X7B
+from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.fakes.fake_worker import DEVICES, SMALL_DEVICES
 from tests.hub_for_tests import connect, running_hub
 from tests.ui import install_model, make_app, wait_for_state, wait_until
@@ -256,6 +264,86 @@ async def test_a_repository_is_looked_at_and_its_job_begins(repository):
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
         (model,) = models.installed()
         assert (model.folder / "arguments").read_text().startswith(f"{repository} --bits")
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A catalogue with one build, of a tiny model on a hub on localhost."""
+    write_tiny_checkpoint(tmp_path / "hub" / "someone" / "Mixtral-2bit")
+    found = ReadyBuild(
+        "Mixtral 8x7B at 2 bits",
+        "someone/Mixtral-2bit",
+        "a" * 40,
+        sources.MIXTRAL_REPOSITORY,
+        2.0,
+        13_900_000_000,
+    )
+    catalogue = tmp_path / "catalogue.json"
+    catalogue.write_text(json.dumps({"builds": [vars(found)]}))
+    monkeypatch.setattr("app.sources.ready_builds", partial(ready_builds, path=catalogue))
+    with running_hub(tmp_path / "hub") as hub:
+        connect(hub, monkeypatch, tmp_path)
+        monkeypatch.setattr(Patience, "limit", 0.2)
+        monkeypatch.setattr(Patience, "first_delay", 0.02)
+        yield
+
+
+async def choose_the_build(pilot: Pilot[None]) -> None:
+    await wait_for_state(pilot, "ready")
+    pilot.app.screen.query_one(SourceList).focus()
+    await pilot.press("end")
+    await wait_until(pilot, lambda: "Downloads 13.9 GB" in text_of(pilot, "#message"))
+    assert table(pilot).row_count == 1
+    table(pilot).focus()
+
+
+@pytest.mark.usefixtures("build")
+async def test_a_ready_build_is_downloaded_and_opened():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await choose_the_build(pilot)
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        assert [model.name for model in models.installed()] == ["Mixtral-2bit"]
+
+
+@pytest.mark.usefixtures("build")
+async def test_a_download_that_fails_says_why_and_can_be_tried_again(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await choose_the_build(pilot)
+        await pilot.press("enter")
+        await wait_for_state(pilot, "down")
+        assert "not to be used" in text_of(pilot, "#ending")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        await pilot.press("r")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+
+
+@pytest.mark.usefixtures("build")
+async def test_a_download_can_be_stopped(monkeypatch):
+    def endless(name: str, out: Path, listener: TransferListener) -> Path:
+        while True:
+            listener(Transfer("layer-00.safetensors", 10**9, 4 * 10**9, 2e6, 1500.0, "layer 1"))
+            time.sleep(0.01)
+
+    monkeypatch.setattr("compress.hub.pull.pull", endless)
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await choose_the_build(pilot)
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: pilot.app.screen.query("#transfer"))
+        await wait_until(
+            pilot,
+            lambda: "1.00 GB of 4.00 GB, 2.00 MB/s, 25:00 left" in text_of(pilot, "#transfer"),
+        )
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        assert "goes on from there" in text_of(pilot, "#message")
+
+
+async def test_without_ready_builds_there_is_no_such_choice():
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        assert pilot.app.screen.query_one(SourceList).option_count == len(wizard.SOURCES)
 
 
 async def test_a_folder_with_an_original_is_compressed(tmp_path):

@@ -43,6 +43,7 @@ def fixed_plan(
     context: int | None = None,
     preferred_bits: float | None = None,
     others: Sequence[Device] = (),
+    only: float | None = None,
 ) -> Plan:
     """Rows of all kinds; the real figures are other tests' business."""
     large = config.hidden_size > 1000
