@@ -14,14 +14,14 @@ Results go to benchmarks/results/gptq.md and gptq.json, unless `--quick`.
 
 import argparse
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -48,7 +48,8 @@ Run = Callable[[], Sequence[Tensor]]
 @dataclass(frozen=True)
 class Stage:
     """``bytes`` the process grew by at most; ``predicted`` what it should have, where known;
-    ``errors`` relative H-weighted squared errors at the widths, where codes were made."""
+    ``errors`` relative H-weighted squared errors at the widths, where codes were made; ``inside``
+    seconds of its parts."""
 
     name: str
     matrix: str
@@ -57,14 +58,14 @@ class Stage:
     bytes: int
     predicted: int | None = None
     errors: tuple[float, ...] = ()
+    inside: dict[str, float] = field(default_factory=dict)
 
 
 class Watch:
     """Wall-clock, processor time and the growth of this process within a `with`."""
 
     def __enter__(self) -> "Watch":
-        self._process = psutil.Process()
-        self._before = self.peak = self._process.memory_info().rss
+        self._before = self.peak = resident_bytes()
         self._running = True
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
@@ -80,8 +81,14 @@ class Watch:
 
     def _look(self) -> None:
         while self._running:
-            self.peak = max(self.peak, self._process.memory_info().rss)
+            self.peak = max(self.peak, resident_bytes())
             time.sleep(0.005)
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory; Linux only."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def activations(inputs: int, tokens: int) -> Iterator[Tensor]:
@@ -105,16 +112,25 @@ def plain_hessian(chunks: Sequence[Tensor]) -> Tensor:
     return total / sum(map(len, chunks))
 
 
-def plain_gptq(weights: Tensor, hessian: Tensor, bits: int, order: Tensor) -> Tensor:
-    """A straightforward GPTQ: what weights [O, I] become at one width, [O, I]."""
+def plain_gptq(
+    weights: Tensor, hessian: Tensor, bits: int, order: Tensor, inside: dict[str, float]
+) -> Tensor:
+    """A straightforward GPTQ: what weights [O, I] become at one width, [O, I].
+
+    Seconds of its parts are added to ``inside``.
+    """
     work = weights[:, order].clone()
+    began = time.perf_counter()
     inverse = plain_inverse(hessian, order)
+    inside["inverse"] += time.perf_counter() - began
     out = torch.empty_like(work)
     for start in range(0, work.shape[1], BLOCK):
         block = slice(start, start + BLOCK)
         left, own = work[:, block].clone(), inverse[block, block]
         missed = torch.empty_like(left)
+        began = time.perf_counter()
         scale, zero = grid.fit(left, own.diagonal().square().reciprocal(), bits)
+        inside["grid search"] += time.perf_counter() - began
         for i in range(BLOCK):
             column = left[:, i : i + 1]
             value = grid.decode(grid.encode(column, scale, zero, bits), scale, zero)
@@ -193,15 +209,16 @@ class Bench:
         order = hessian.elimination(GROUP_SIZE).order
         parts = weights.chunk(2) if matrix == "gate+up" else (weights,)
         found: list[Tensor] = []
+        inside = {"inverse": 0.0, "grid search": 0.0}
         with Watch() as watch:
             for bits in WIDTHS:
-                values = [plain_gptq(part, hessian.matrix, bits, order) for part in parts]
+                values = [plain_gptq(part, hessian.matrix, bits, order, inside) for part in parts]
                 found.append(torch.cat(values)[::8])
         errors = tuple(
             float(hessian.error(weights[::8] - one).sum() / hessian.error(weights[::8]).sum())
             for one in found
         )
-        self._add("gptq, straightforward", matrix, watch, None, errors)
+        self._add("gptq, straightforward", matrix, watch, None, errors, inside)
 
     def _add(
         self,
@@ -210,10 +227,10 @@ class Bench:
         watch: Watch,
         predicted: int | None = None,
         errors: tuple[float, ...] = (),
+        inside: dict[str, float] | None = None,
     ) -> None:
-        stage = Stage(
-            name, matrix, watch.seconds, watch.cpu_seconds, watch.bytes, predicted, errors
-        )
+        measured = watch.seconds, watch.cpu_seconds, watch.bytes
+        stage = Stage(name, matrix, *measured, predicted, errors, inside or {})
         self.stages.append(stage)
         print(f"{matrix}: {name}, {watch.seconds:.1f} s", file=sys.stderr, flush=True)
 
@@ -249,8 +266,10 @@ def markdown(where: str, hidden: int, inner: int, tokens: int, stages: Sequence[
     for stage in stages:
         predicted = "" if stage.predicted is None else f"{stage.predicted / 1e6:.0f}"
         errors = ", ".join(f"{error:.5f}" for error in stage.errors)
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stage.inside.items())
+        name = f"{stage.name} ({parts})" if parts else stage.name
         lines.append(
-            f"| {stage.matrix} | {stage.name} | {stage.seconds:.1f} | {stage.cpu_seconds:.1f} "
+            f"| {stage.matrix} | {name} | {stage.seconds:.1f} | {stage.cpu_seconds:.1f} "
             f"| {stage.bytes / 1e6:.0f} | {predicted} | {errors} |"
         )
     lines += ["", "Straightforward / ours:", ""]
