@@ -1,7 +1,7 @@
 """Carries the calibration streams through the layers, and leaves scores and layer files behind."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -115,7 +115,7 @@ class Passes:
             scores, stream = self._score(index, store, stream)
             store.commit(stream, index + 1)
             if errors is not None:
-                scores = replace(scores, errors=errors[index], widths=self._method.widths)
+                scores = scores.on_model(errors[index])
             journal.score(scores)
             store.drop_all_but(index + 1)
             self._source.release(index)
