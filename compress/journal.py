@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.allocation.scores import LayerScores
-from engine.errors import UsageError
+from engine.errors import CheckpointError, UsageError
 from engine.manifest import FileRecord, LayerRecord
 from engine.protocol import from_dict
 
@@ -38,28 +38,39 @@ class Journal:
     def open(self, fingerprint: str) -> None:
         """Read what is there, or begin a new journal.
 
-        Raises UsageError when it belongs to another job.
+        Raises UsageError when it belongs to another job, CheckpointError when it is damaged.
         """
         if not self._path.is_file():
             self._write_line({"fingerprint": fingerprint})
             return
         lines, length = _whole_lines(self._path)
+        if not lines and b"\n" in self._path.read_bytes():
+            raise self._damaged()
         if not lines:  # stopped within the first line
             os.truncate(self._path, 0)
             self._write_line({"fingerprint": fingerprint})
             return
         if lines[0].get("fingerprint") != fingerprint:
             raise UsageError(
-                f"{self._path.parent} holds an unfinished compression with other options or "
-                "another source: repeat those, or discard it with --restart"
+                f"{self._path.parent} holds an unfinished compression with other options, another "
+                "source or another calibration text: repeat those, or discard it with --restart"
             )
         os.truncate(self._path, length)
-        for line in lines[1:]:
-            if "scores" in line:
-                self.scores.append(from_dict(LayerScores, line["scores"]))
-            else:
-                record = from_dict(LayerRecord, line["record"])
-                self.entries.append(Entry(record, from_dict(FileRecord, line["file"])))
+        try:
+            for line in lines[1:]:
+                self._take(line)
+        except (KeyError, TypeError, AttributeError):
+            raise self._damaged() from None
+
+    def _damaged(self) -> CheckpointError:
+        return CheckpointError(f"{self._path} is damaged: begin anew with --restart")
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "scores" in line:
+            self.scores.append(from_dict(LayerScores, line["scores"]))
+        else:
+            record = from_dict(LayerRecord, line["record"])
+            self.entries.append(Entry(record, from_dict(FileRecord, line["file"])))
 
     def score(self, scores: LayerScores) -> None:
         """Add the next layer's scores; on the disk when this returns."""
@@ -88,8 +99,11 @@ def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     lines, length = [], 0
     for text in path.read_bytes().split(b"\n")[:-1]:
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict):
+            break
+        lines.append(line)
         length += len(text) + 1
     return lines, length

@@ -1,8 +1,13 @@
 """Opens what a job compresses: a folder, or a repository of the hub whose shards are streamed."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
 
 from compress.companions import COMPANIONS
 from compress.hub import (
@@ -14,12 +19,10 @@ from compress.hub import (
     open_repository,
 )
 from compress.source import Source, open_folder, reading_order, tensor_names
+from compress.workspace import SOURCE_FOLDER, partial_folder
 from engine.config import ModelConfig
-from engine.errors import SourceError
-from engine.original import INDEX_FILE, SINGLE_FILE
-
-SOURCE_FOLDER = "source"
-"""Where shards are while they are needed, inside the folder that the result grows in."""
+from engine.errors import HubError, NetworkError, SourceError
+from engine.original import INDEX_FILE, SINGLE_FILE, tensor_files
 
 
 def is_on_hub(source: Path | str) -> bool:
@@ -33,29 +36,57 @@ def source_folder(source: Path | str, out: Path, keep: bool) -> Path:
         return Path(source)
     if keep:
         return out.parent / f"{str(source).replace('/', '--')}.source"
-    return out.with_name(f"{out.name}.partial") / SOURCE_FOLDER
+    return partial_folder(out) / SOURCE_FOLDER
 
 
-def open_source(
+@contextmanager
+def opened_source(
     source: Path | str,
     folder: Path,
     passes: int,
     keep: bool,
     offline: bool,
     listener: Callable[[Transfer], None],
-) -> Source:
-    """Open a source whose files are, or will be, in ``folder``.
+) -> Iterator[Source]:
+    """Open a source whose files are, or will be, in ``folder``; closes it at the end.
 
-    A repository's weights are downloaded when they are asked for, in order, ``passes`` times.
-    Raises SourceError, NetworkError, HubError.
+    A repository's weights are downloaded when they are asked for, in order, ``passes`` times,
+    unless huggingface_hub's cache has them all. Raises SourceError, NetworkError, HubError.
     """
     if not is_on_hub(source):
-        return open_folder(folder)
-    repository = open_repository(str(source), folder, offline=offline)
+        yield open_folder(folder)
+        return
+    cached = _cached(str(source), folder)
+    if cached is not None:
+        yield cached
+        return
+    try:
+        opened = _open_repository(str(source), folder, passes, keep, offline, listener)
+    except (SourceError, HubError):
+        if keep and not _weights(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # no original that could be kept
+        raise
+    try:
+        yield opened
+    finally:
+        opened.shards.close()
+
+
+def _open_repository(
+    name: str,
+    folder: Path,
+    passes: int,
+    keep: bool,
+    offline: bool,
+    listener: Callable[[Transfer], None],
+) -> Source:
+    repository = open_repository(name, folder, offline=offline)
     _refuse_pickles(repository)
-    for name in ("config.json", INDEX_FILE, *COMPANIONS):
-        if repository.has(name):
-            download(repository, repository.file(name), folder, _silent)
+    for companion in ("config.json", INDEX_FILE, *COMPANIONS):
+        if repository.has(companion):
+            download(repository, repository.file(companion), folder, _silent)
+        else:  # of another repository, which this one takes the place of
+            (folder / companion).unlink(missing_ok=True)
     config = ModelConfig.from_folder(folder)
     weight_map = _weight_map(repository, folder, config)
     order = reading_order(weight_map, config, passes)
@@ -68,14 +99,58 @@ def open_source(
     return opened
 
 
-def weight_bytes(source: Path | str, folder: Path, offline: bool) -> tuple[int, int]:
-    """Bytes of the weights that a repository would download: all, and the largest file.
+def _cached(name: str, folder: Path) -> Source | None:
+    """A repository that is whole in huggingface_hub's cache, as a folder. None for any other, and
+    where a run in ``folder`` has begun with another commit."""
+    config = try_to_load_from_cache(name, "config.json")
+    if not isinstance(config, str):
+        return None
+    snapshot = Path(config).parent
+    try:
+        tensor_files(snapshot)
+    except SourceError:
+        return None
+    try:
+        if open_repository(name, folder, offline=True).revision != snapshot.name:
+            return None
+    except NetworkError:
+        pass  # no run has begun
+    return replace(open_folder(snapshot), repository=name, revision=snapshot.name)
 
-    Raises NetworkError, HubError.
-    """
-    repository = open_repository(str(source), folder, offline=offline)
-    sizes = [file.size for file in repository.files if file.name.endswith(".safetensors")]
-    return sum(sizes), max(sizes, default=0)
+
+def is_streamed(source: Source) -> bool:
+    """Whether its weights are downloaded while they are used."""
+    return isinstance(source.shards, HubShards)
+
+
+def passes_message(source: Source, passes: int, keep: bool) -> str:
+    """What several passes over a source mean, one line for people."""
+    times = {2: "twice"}.get(passes, f"{passes} times")
+    needs = f"needs {passes} passes over the source"
+    if not is_streamed(source):
+        return f"{needs}: reads it {times}"
+    total, _ = weight_bytes(source)
+    if keep:
+        return f"{needs}: keeps it, {total / 1e9:.1f} GB, for the later ones"
+    return (
+        f"{needs}: downloads it {times}, {passes * total / 1e9:.1f} GB in all; --keep-source "
+        "would keep it"
+    )
+
+
+def weight_bytes(source: Source) -> tuple[int, int]:
+    """Bytes of the weights that are downloaded: all, and the largest file."""
+    if not is_streamed(source):
+        return 0, 0
+    repository = open_repository(source.repository, source.folder, offline=True)
+    sizes = [repository.file(name).size for name in set(source.weight_map.values())]
+    return sum(sizes), max(sizes)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """What has been downloaded of the weights, half a shard included."""
+    found = folder.glob("*.safetensors*")
+    return [path for path in found if not path.name.startswith(INDEX_FILE)]
 
 
 def _refuse_pickles(repository: HubRepository) -> None:

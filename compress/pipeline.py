@@ -94,8 +94,13 @@ class CompressJob:
 
     @property
     def passes(self) -> int:
-        """How often the source is read."""
+        """How often the calibration streams go through the layers."""
         return 2 if needs_all_layers(self.allocator) or self.error == "model" else 1
+
+    @property
+    def reads(self) -> int:
+        """How often the source is read: for errors on the model's output once more, as a whole."""
+        return self.passes + (self.error == "model")
 
 
 def compress(
@@ -114,25 +119,21 @@ def compress(
     check_out(job.out, job.restart)
     report = Reporter(listener)
     report.check(0.0, f"opening {Path(job.source).name}")
-    job.out.parent.mkdir(parents=True, exist_ok=True)
     with (
         torch.inference_mode(),
         say_when_full(job.out.parent),
         open_workspace(job.out, job.restart) as workspace,
-    ):
-        source = opening.open_source(
+        opening.opened_source(
             job.source,
             opening.source_folder(job.source, job.out, job.keep_source),
-            job.passes,
+            job.reads,
             job.keep_source,
             job.offline,
             lambda transfer: report.aside("download", transfer.message),
-        )
-        try:
-            with threads_for(source.config):
-                _Compression(job, source, workspace, report).run(scores)
-        finally:
-            source.shards.close()
+        ) as source,
+        threads_for(source.config),
+    ):
+        _Compression(job, source, workspace, report).run(scores)
     report.finish("verify", 1.0, f"{job.out.name} is ready")
     return job.out
 
@@ -181,16 +182,14 @@ class _Compression:
 
     def _check_disk(self) -> None:
         job, config = self._job, self._source.config
-        largest = kept = 0
-        if opening.is_on_hub(job.source):
-            total, largest = opening.weight_bytes(job.source, self._source.folder, job.offline)
-            kept = total if job.keep_source else 0
+        total, largest = opening.weight_bytes(self._source)
+        kept = total if job.keep_source else 0
         tokens = self._size.samples * self._size.window
         needed = projection.disk_bytes(config, job.bits, job.group_size, tokens, largest, kept)
-        check_free(job.out, needed)
-        if job.passes == 2 and not job.is_data_free:
-            again = "downloads it twice" if largest and not kept else "reads it twice"
-            self._report.check(0.0, f"needs two passes over the source: {again}")
+        check_free(job.out, needed, self._source.folder if kept else None)
+        if job.passes > 1:
+            message = opening.passes_message(self._source, job.reads, job.keep_source)
+            self._report.check(0.0, message)
 
     def _forecast(self) -> dict[Stage, float]:
         """Seconds of each stage of a layer; says what the job will take."""

@@ -7,6 +7,7 @@ the checkpoint it holds the journal and the calibration streams, from which a la
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,20 @@ from torch import Tensor
 
 from compress.journal import Journal
 from engine.checkpoint import sync
-from engine.errors import DiskFullError, UsageError
-from engine.manifest import MANIFEST_NAME, read_manifest
+from engine.errors import CheckpointError, DiskFullError, UsageError
+from engine.manifest import MANIFEST_NAME, layer_file, read_manifest
 
 _JOURNAL = "journal.jsonl"
 _LOCK = "lock"
+_REPLACES = "replaces"
 _EMBEDDING = "embedding.safetensors"
+
+SOURCE_FOLDER = "source"
+"""Where shards are while they are needed, inside the folder that the result grows in."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+_RUST_ERRNO = re.compile(r"os error (\d+)")
 
 
 class Workspace:
@@ -38,9 +47,17 @@ class Workspace:
     def begin(self, fingerprint: str) -> None:
         """Go on from the journal found here, or start one.
 
-        Raises UsageError when it is of another job.
+        Raises UsageError when it is of another job, CheckpointError when a layer that it says is
+        finished is not there.
         """
         self.journal.open(fingerprint)
+        for layer, entry in enumerate(self.journal.entries):
+            path = self.folder / layer_file(layer)
+            if not path.is_file() or path.stat().st_size != entry.file.bytes:
+                raise CheckpointError(
+                    f"{path} is missing or cut short, though it was finished: begin anew with "
+                    "--restart"
+                )
 
     def embedding(self, read: Callable[[], Tensor]) -> Tensor:
         """The embeddings, kept here from the first time they are read: they open the source's
@@ -72,10 +89,14 @@ class Workspace:
 
 def finish_publishing(out: Path) -> bool:
     """Whether ``out`` was published by a run that was killed before it had cleaned up; then this
-    cleans up. Raises CheckpointError when its manifest cannot be read."""
+    cleans up. Raises CheckpointError when its manifest cannot be read, UsageError when the run
+    that published it is still cleaning up."""
     if not (out / _JOURNAL).exists():
         return False
-    _remove_others(out, (*read_manifest(out).files, MANIFEST_NAME))
+    with (out / _LOCK).open("a+") as lock:
+        if not _take(lock):
+            raise _occupied(lock, out)
+        _remove_others(out, (*read_manifest(out).files, MANIFEST_NAME))
     return True
 
 
@@ -87,6 +108,7 @@ def _remove_others(folder: Path, files: Collection[str]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+    shutil.rmtree(folder.with_name(folder.name + ".old"), ignore_errors=True)
 
 
 def partial_folder(out: Path) -> Path:
@@ -95,19 +117,21 @@ def partial_folder(out: Path) -> Path:
 
 
 def check_out(out: Path, restart: bool) -> None:
-    """Raise UsageError when ``out`` exists and is not to be replaced."""
-    if out.exists() and not restart:
+    """Raise UsageError when ``out`` exists and is not to be replaced, neither by this run nor by
+    an unfinished one that it goes on with."""
+    if out.exists() and not restart and not _is_replaced(out):
         raise UsageError(f"{out} exists already: choose another --out, or replace it by --restart")
 
 
-def check_free(out: Path, needed: int) -> None:
-    """See that ``needed`` bytes fit beside ``out``, counting what an unfinished run holds.
+def check_free(out: Path, needed: int, kept_source: Path | None = None) -> None:
+    """See that ``needed`` bytes fit beside ``out``, counting what an unfinished run holds, there
+    and in ``kept_source``, the folder of a source that is downloaded and stays.
 
     Raises DiskFullError.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_folder(out)
-    held = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+    folders = [partial_folder(out)] + ([kept_source] if kept_source else [])
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    held = sum(path.stat().st_size for path in files)
     free = shutil.disk_usage(out.parent).free + held
     if free < needed:
         raise DiskFullError(
@@ -119,53 +143,119 @@ def check_free(out: Path, needed: int) -> None:
 @contextmanager
 def open_workspace(out: Path, restart: bool) -> Iterator[Workspace]:
     """Lock NAME.partial; ``restart`` discards what an unfinished run left there, but for shards
-    that were downloaded.
+    that were downloaded. A run that fails before it has begun a journal leaves nothing.
 
-    Raises UsageError when another job works there.
+    Raises UsageError when another job works there, when ``out`` is not to be replaced, and when
+    the folder holds what no compression has left there.
     """
     folder = partial_folder(out)
+    _refuse_strange(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a+") as lock:
-        try:
-            # The system drops the lock with the process, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.fstat(lock.fileno()).st_ino == (folder / _LOCK).stat().st_ino
-        except (BlockingIOError, FileNotFoundError):
-            held = False
-        if not held:
-            raise UsageError(
-                f"another compression{_holder(lock)} is writing {out}: wait for it "
-                f"(`mc-chat watch {out}` shows it), or stop it"
-            )
+        if not _take(lock) or not _is_at(lock, folder / _LOCK):
+            raise _occupied(lock, out)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        if restart:
-            for path in folder.iterdir():
-                if path.is_file() and path.name != _LOCK:
-                    path.unlink()
         try:
+            check_out(out, restart)
+            if restart:
+                _discard(folder, out)
             yield Workspace(folder, out)
         finally:
-            if folder.exists() and not any(path.name != _LOCK for path in folder.iterdir()):
-                shutil.rmtree(folder)  # it failed before there was anything to go on from
+            if folder.exists() and not (folder / _JOURNAL).exists():
+                shutil.rmtree(folder)
 
 
-def _holder(lock: TextIO) -> str:
+def _refuse_strange(folder: Path) -> None:
+    """Whoever publishes the folder removes what does not belong to the checkpoint."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is in the way: move it away, or choose another --out")
+    if folder.is_dir() and not (folder / _JOURNAL).exists():
+        names = {path.name for path in folder.iterdir()}
+        if strange := names - {_LOCK, _REPLACES, SOURCE_FOLDER}:
+            raise UsageError(
+                f"{folder} is of no compression, it holds {min(strange)}: move it away, or choose "
+                "another --out"
+            )
+
+
+def _discard(folder: Path, out: Path) -> None:
+    """Remove what an unfinished run has made. The journal is emptied first, and stays: what else
+    is there belongs to a compression that begins anew, should this be cut short."""
+    (folder / _JOURNAL).write_bytes(b"")
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in (_LOCK, _JOURNAL):
+            path.unlink()
+    if out.exists():
+        (folder / _REPLACES).write_text(str(out.stat().st_ino))
+
+
+def _is_replaced(out: Path) -> bool:
+    """Whether an unfinished run was to replace this very ``out``."""
+    try:
+        return (partial_folder(out) / _REPLACES).read_text() == str(out.stat().st_ino)
+    except OSError:
+        return False
+
+
+def _take(lock: TextIO) -> bool:
+    """Lock it, if nobody has. The system drops the lock with the process, however it ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(lock: TextIO, path: Path) -> bool:
+    """Whether the file is still the one of this name: not renamed or removed by who held it."""
+    try:
+        return os.fstat(lock.fileno()).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _occupied(lock: TextIO, out: Path) -> UsageError:
     """Which process has locked it, as far as it has said so yet."""
     lock.seek(0)
     pid = lock.read().strip()
-    return f" (process {pid})" if pid else ""
+    holder = f" (process {pid})" if pid else ""
+    return UsageError(
+        f"another compression{holder} is writing {out}: wait for it (`mc-chat watch {out}` shows "
+        "it), or stop it"
+    )
 
 
 @contextmanager
 def say_when_full(folder: Path) -> Iterator[None]:
-    """Turn the system's "no space left" into DiskFullError."""
+    """Turn what the system says of a full disk into DiskFullError, of a place that may not be
+    written, or a file that may not be read, into UsageError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+        number = _errno(error)
+        if number in _FULL:
             raise DiskFullError(
                 f"no space left in {folder}: make room and run the same command again to go on"
             ) from None
+        if number == errno.EFBIG:
+            raise DiskFullError(
+                f"{folder} takes no files of that size: choose another --out, or raise the limit "
+                "(`ulimit -f`)"
+            ) from None
+        if number in _FORBIDDEN:
+            where = getattr(error, "filename", None) or folder
+            raise UsageError(
+                f"{where} cannot be used ({os.strerror(number)}): correct that, or choose another "
+                "place"
+            ) from None
         raise
+
+
+def _errno(error: OSError | SafetensorError) -> int:
+    """The system's number of an error; safetensors gives it in words. 0: none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = _RUST_ERRNO.search(str(error))
+    return int(found[1]) if found else 0
