@@ -7,6 +7,7 @@ what is measured.
 from dataclasses import dataclass
 
 from compress.progress import Stage
+from compress.rounding_memory import quantizer_bytes
 from engine import budget
 from engine.config import ModelConfig
 
@@ -80,11 +81,6 @@ outputs that the stream in work is waiting for."""
 PROGRAM_BYTES = 600 * 10**6
 """Python, torch and numba in host memory before any work."""
 
-_ROUNDING_BYTES = 2**25 * 10
-"""Beside the Hessian and its factor while a chunk of rows is rounded: errors of 2^25 weights in
-16 bits, what they ask of a group, and copies of the group."""
-
-
 def work_bytes(config: ModelConfig, widths: int) -> int:
     """Peak of the work on one expert at ``widths`` widths, beside the streams, on the device that
     computes: either while ``down`` is rounded, with the Hessian and its factor, or while the
@@ -94,7 +90,8 @@ def work_bytes(config: ModelConfig, widths: int) -> int:
     expert = 3 * matrix * HALF
     activations = chunk_of(inner) * (2 * inner * HALF + inner * (HALF + FLOAT32))
     codes = 3 * matrix * widths
-    rounding = expert + codes + FLOAT32 * matrix + 2 * FLOAT32 * inner**2 + _ROUNDING_BYTES
+    beside = quantizer_bytes(hidden, inner, widths, budget.GROUP_SIZE, half_products=True)
+    rounding = expert + codes + FLOAT32 * matrix + FLOAT32 * inner**2 + beside
     dequantized = 2 * 2 * matrix * FLOAT32
     comparing = (1 + widths) * expert + codes + max(dequantized, activations)
     return max(rounding, comparing)
