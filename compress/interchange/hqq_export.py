@@ -77,13 +77,16 @@ def _write(
         path = save_tensors(partial / hqq_names.file_name(number, count), tensors)
         weight_map.update(dict.fromkeys(sorted(tensors), path.name))
 
-    for index in range(config.num_layers):
-        listener(f"exporting layer {index + 1} of {config.num_layers}")
+    def save_layer(index: int) -> None:
         layer = read_layer(folder, manifest, config, index)
         matrices = _matrices(index, layer)
-        linears |= {name: matrix.shape.bits for name, matrix in matrices.items()}
+        linears.update({name: matrix.shape.bits for name, matrix in matrices.items()})
         rest = {name: layer.rest[ours] for ours, name in hqq_names.rest(index).items()}
         save(index + 1, _states(matrices) | rest)
+
+    for index in range(config.num_layers):
+        listener(f"exporting layer {index + 1} of {config.num_layers}")
+        save_layer(index)
     listener("exporting what lies outside the layers")
     dense = read_dense(folder, config)
     save(count, {hqq_names.DENSE[ours]: tensor for ours, tensor in dense.items()})

@@ -34,7 +34,7 @@ from engine.config import ModelConfig
 from engine.errors import CheckpointError
 from engine.experts import PackedExperts
 from engine.layout import Matrix, matrix_shape
-from engine.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
+from engine.manifest import MANIFEST_NAME, FileRecord, LayerRecord, Manifest, read_manifest
 from engine.original import tensor_files
 from engine.packing import PackedMatrix
 
@@ -86,14 +86,19 @@ def _write(
     def note(path: Path) -> None:
         files[path.name] = file_record(path)
 
-    layers, group_sizes = [], set()
-    for index, record in enumerate(exported.layers):
-        listener(f"importing layer {index + 1} of {config.num_layers}")
+    layers: list[LayerRecord] = []
+    group_sizes: set[int] = set()
+
+    def write_one(index: int, record: LayerRecord) -> None:
         layer = _layer(index, config, tensors)
         bits = tuple(slots[0].shape.bits for slots in layer.experts.arena.layout.slots)
         layers.append(replace(record, expert_bits=bits))
         group_sizes.add(layer.attention["q"].shape.group_size)
         note(write_layer(partial, index, layer.attention, layer.experts, layer.rest))
+
+    for index, record in enumerate(exported.layers):
+        listener(f"importing layer {index + 1} of {config.num_layers}")
+        write_one(index, record)
     if len(group_sizes) > 1:
         raise CheckpointError(
             f"the layers of {folder} have groups of {', '.join(map(str, sorted(group_sizes)))} "
