@@ -4,7 +4,6 @@
 AutoTokenizer, which wraps the same two, in 2.5 s. Both give the same ids; a test compares them.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as Backend
 
 from engine.errors import CheckpointError
+from engine.json_file import read_json
 
 _MARK = "\uf8ff"  # from the private use area; never left in a prompt
 
@@ -118,8 +118,9 @@ class Tokenizer:
         try:
             template = _environment().from_string(self._template)
             return template.render(messages=turns, add_generation_prompt=True, **self._special)
-        except TemplateError as error:
-            raise CheckpointError(f"the model's chat template fails: {error}") from None
+        except Exception as error:  # a stranger's program may raise anything
+            what = " ".join(str(error).split())
+            raise CheckpointError(f"the model's chat template fails: {what}") from None
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -137,7 +138,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(raw, dict):
@@ -160,9 +161,13 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     """Its own file in new folders, an entry of the configuration in older ones."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
     template = config.get("chat_template")
     if isinstance(template, list):  # several named ones
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
+        named = [entry for entry in template if isinstance(entry, dict)]
+        default = (entry for entry in named if entry.get("name") == "default")
+        template = next(default, {}).get("template")
     return template if isinstance(template, str) else None

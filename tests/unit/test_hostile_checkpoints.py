@@ -26,6 +26,7 @@ from engine.manifest import (
     sha256_file,
     verify_hashes,
 )
+from engine.tokenizer import Tokenizer
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 
 
@@ -342,3 +343,56 @@ def test_the_file_record_of_the_manifest_itself_can_hold_nothing_back(folder: Pa
     )
     refused(folder, f"{MANIFEST_NAME} has .* bytes instead of 1")
     assert isinstance(read_manifest(folder).files[MANIFEST_NAME], FileRecord)
+
+
+# --- the tokenizer --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 / 0 }}",
+        "{{ messages[0].content + 1 }}",
+        "{% for x in range(10 ** 9) %}a{% endfor %}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{% include '/etc/hostname' %}",
+        "{{ raise_exception('first\nsecond') }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% if %}",
+    ],
+)
+def test_a_chat_template_that_misbehaves_is_one_error(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = Tokenizer.from_folder(folder)
+    with pytest.raises(CheckpointError, match="chat template fails") as caught:
+        tokenizer.encode_turns([{"role": "user", "content": "hello"}])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "templates",
+    [5, [], [5], [{}], [{"name": "default"}], [{"name": "default", "template": 5}], {"a": "b"}],
+)
+def test_a_chat_template_that_is_none_is_no_template(folder: Path, templates: object) -> None:
+    (folder / "chat_template.jinja").unlink()
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": templates}))
+    with pytest.raises(CheckpointError, match="has no chat template"):
+        Tokenizer.from_folder(folder).encode_turns([{"role": "user", "content": "hello"}])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"[" * 100_000),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("tokenizer_config.json", b"[]"),
+        ("chat_template.jinja", b"\xff\xfe"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_one_error(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        Tokenizer.from_folder(folder)
