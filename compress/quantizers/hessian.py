@@ -72,11 +72,13 @@ class Hessian:
         """
         order = self._important_first(group_size)
         damping = self.damping()
+        lower = torch.empty_like(self.matrix)
         for _ in range(_ATTEMPTS):
-            lower = self._permuted(order.flip(0), damping)
+            self._permute_into(lower, order.flip(0), damping)
             failed = torch.empty(0, dtype=torch.int32, device=lower.device)
             # Column-major, as LAPACK wants it, and given as the place for the result, too.
-            torch.linalg.cholesky_ex(lower.mT, out=(lower.mT, failed))
+            columns = lower.mT
+            torch.linalg.cholesky_ex(columns, out=(columns, failed))
             if not failed.any():
                 pivots = lower.diagonal().clone()
                 groups = tuple((order[::group_size] // group_size).tolist())
@@ -88,14 +90,12 @@ class Hessian:
             "the calibration activations are too extreme to quantize with; use more text"
         )
 
-    def _permuted(self, order: Tensor, damping: Tensor) -> Tensor:
-        """The damped Hessian with its inputs in this order; no second copy is made on the way."""
-        permuted = torch.empty_like(self.matrix)
+    def _permute_into(self, permuted: Tensor, order: Tensor, damping: Tensor) -> None:
+        """Write the damped Hessian with its inputs in this order, a few rows at a time."""
         for start in range(0, len(order), PERMUTED_ROWS):
             rows = order[start : start + PERMUTED_ROWS]
             permuted[start : start + len(rows)] = self.matrix[rows][:, order]
         permuted.diagonal().add_(damping)
-        return permuted
 
     def _important_first(self, group_size: int) -> Tensor:
         """Groups by their mean E[x^2], and the inputs of a group by their own, int64 [I]."""

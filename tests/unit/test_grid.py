@@ -1,5 +1,6 @@
 """The grid search against exhaustive search and against plain min-max."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from compress.quantizers import grid
 from compress.quantizers.hessian import Hessian
+from compress.quantizers.kernels import loops
+from compress.quantizers.kernels.simd import LANES
 from compress.quantizers.rtn import quantize_min_max, quantize_rtn
 
 
@@ -36,6 +39,41 @@ def test_search_is_close_to_the_best_of_all_ranges(bits: int) -> None:
             best = torch.minimum(best, trial)
     found = loss(weights, importance, scale, zero, bits)
     assert (found / best).mean() < 1.04
+
+
+def fit_tile(weights: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The CPU's compiled search, on as many rows as a tile has."""
+    scale, zero = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    tile = weights.T.contiguous().numpy()
+    loops.fit_tile(tile, importance.numpy(), np.float32(2**bits - 1), scale, zero)
+    return torch.from_numpy(scale), torch.from_numpy(zero)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_compiled_search_finds_what_torchs_does(bits: int) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    weights = torch.randn(LANES, 128, generator=generator) ** 3
+    importance = torch.rand(128, generator=generator)
+    scale, zero = fit_tile(weights, importance, bits)
+    found = loss(weights, importance, scale, zero, bits)
+    plain = loss(weights, importance, *grid.fit(weights, importance, bits), bits)
+    assert (found / plain).mean() < 1.001
+    assert (found / plain).max() < 1.05
+
+
+@given(
+    bits=st.sampled_from([1, 2, 3, 4]),
+    size=st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 1e3]),
+    shift=st.sampled_from([0.0, -5.0, 5.0]),
+    seed=st.integers(0, 2**20),
+)
+def test_compiled_grids_are_float16s(bits: int, size: float, shift: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weights = (torch.randn(LANES, 32, generator=generator) + shift) * size
+    for value in fit_tile(weights, torch.ones(32), bits):
+        assert torch.isfinite(value).all()
+        assert torch.equal(value.half().float(), value)
+    assert (fit_tile(weights, torch.ones(32), bits)[0] > 0).all()
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
