@@ -42,6 +42,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Enter", "compress the chosen size"),
             ("Tab", "from the sizes to the models and back"),
             ("D", "plan for another device"),
+            ("C", "plan for another context"),
             ("Esc", "back to the chat"),
             ("Ctrl+R", "look at the machine again"),
         ),

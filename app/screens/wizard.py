@@ -299,15 +299,17 @@ class WizardScreen(Screen[Path | None]):
             self._say(f"{table.reason}. Enter twice tries anyway.")
             return
         words = [f"★ recommended: {table.reason}."]
+        words += job_words(self._source, table.recommended.nominal_bits)
         if any(choice.paper_score for choice in table.choices):
             words.append("Perplexity as the paper measured it on WikiText-2; lower is better.")
-        words += job_words(self._source, table.recommended.nominal_bits)
         self._say("\n".join(words), "quiet")
 
     def _say(self, text: str, style: str = "warning") -> None:
         message = self.query_one("#message", Static)
         message.update(safe_text(text))
         message.set_classes(f"-{style}")
+        if style != "quiet":
+            self.call_after_refresh(message.scroll_visible, animate=False)
 
 
 @dataclass(frozen=True)
