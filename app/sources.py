@@ -56,6 +56,13 @@ class SourceChoice:
         return projection.disk_bytes(self.config, bits, GROUP_SIZE, tokens, shard)
 
 
+def result_folder(name: str, bits: float) -> Path:
+    """Where a model of this name goes; `demo` itself means the build at the usual width."""
+    if name == models.DEMO and bits == models.DEMO_BITS:
+        return models.demo_folder()
+    return paths.models_dir() / f"{name}-{bits:g}bit"
+
+
 def named(text: str) -> SourceChoice:
     """What SOURCE means: `demo`, a folder, or a repository of the hub, of which at most the
     config.json is downloaded. A folder wins. Raises SourceError, NetworkError, HubError."""
@@ -108,9 +115,14 @@ def remote(repository: str) -> SourceChoice:
     )
 
 
+def repository_name(repository: str) -> str:
+    """What a model that is made from it will be called, its bits aside."""
+    return repository.split("/")[1].lower()
+
+
 def _on_hub(repository: str, config: ModelConfig) -> SourceChoice:
-    name = repository.split("/")[1]
-    return SourceChoice(name, name.lower(), config, repository)
+    title = repository.split("/")[1]
+    return SourceChoice(title, repository_name(repository), config, repository)
 
 
 def local(text: str) -> SourceChoice:

@@ -23,7 +23,7 @@ from engine.errors import Interrupted, McChatError, WorkerError
 
 _REPEAT_SECONDS = 0.5
 """How often the same step, or the bytes of a download, are told again."""
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,14 +4,13 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from app import models, paths, sources
+from app import sources
 from app.arguments import Commands, add_json, positive, print_json, size
 from app.commands.models import facts, table
 from app.commands.plan import card, source_config
 from app.following import compress_here
 from app.jobs import Job
 from app.progress_line import ProgressLine
-from compress.job import source as parse_source
 from compress.plan import Choice, plan
 from engine import budget
 from engine.config import ModelConfig
@@ -98,8 +97,8 @@ def show_result(folder: Path, as_json: bool) -> None:
 
 def _job(options: argparse.Namespace) -> Job:
     chosen = _size(options)
-    source = _source(options.source)
-    out = options.out or _default_out(options.source, source, chosen.bits)
+    source, out = _where(options.source, chosen.bits)
+    out = options.out or out
     given = vars(options) | {"expert_bytes": chosen.expert_bytes}
     words = [
         word
@@ -115,37 +114,34 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _source(text: str) -> Path | str:
-    """A repository as it is named, or a folder that holds an original. Raises SourceError."""
-    if text != models.DEMO and isinstance(parse_source(text), str):
-        return text
-    folder = sources.named(text).source
-    assert folder is not None  # only a repository has none
-    return folder
+def _where(text: str, bits: float) -> tuple[Path | str, Path]:
+    """The source, and where its result goes unless told otherwise. Raises SourceError.
 
-
-def _default_out(text: str, source: Path | str, bits: float) -> Path:
-    """An installed model, named after its source."""
-    if isinstance(source, str):
-        return paths.models_dir() / f"{source.split('/')[1].lower()}-{bits:g}bit"
-    return sources.named(text).folder(bits)
+    A repository is only looked at by the job: nothing of it is needed here.
+    """
+    if sources.is_repository(text):
+        return text, sources.result_folder(sources.repository_name(text), bits)
+    choice = sources.named(text)
+    assert choice.source is not None  # only an original that is yet to be named has none
+    return choice.source, choice.folder(bits)
 
 
 def _size(options: argparse.Namespace) -> _Size:
     if options.vram is None:
         return _Size(_DEFAULT_BITS if options.bits is None else options.bits)
     config = source_config(options.source)
-    choice = plan(config, card(options.vram))
+    device = card(options.vram)
+    choice = plan(config, device)
     if choice.recommended is None:
         raise DoesNotFitError(choice.reason)
     bits = choice.recommended.nominal_bits
     if options.allocator != "global":
         return _Size(bits)
-    return _Size(bits, _expert_bytes(config, choice.recommended, options.vram))
+    return _Size(bits, _expert_bytes(config, choice.recommended, device.free_bytes))
 
 
-def _expert_bytes(config: ModelConfig, choice: Choice, vram: int) -> int:
+def _expert_bytes(config: ModelConfig, choice: Choice, free: int) -> int:
     """What the experts may take: all that fits comfortably beside the rest of ``choice``."""
     widths = budget.spread_bits(choice.nominal_bits, config.num_experts)
     experts = config.num_layers * budget.expert_bytes(config, widths, budget.GROUP_SIZE)
-    return int(budget.COMFORT * vram) - (choice.total_bytes - experts)
+    return int(budget.COMFORT * free) - (choice.total_bytes - experts)

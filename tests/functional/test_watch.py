@@ -304,7 +304,7 @@ def test_the_words_reach_the_job(
     mixtral = "mistralai/Mixtral-8x7B-Instruct-v0.1"
     by_card = words(mixtral, "--vram", "24GiB", "--allocator", "global")
     experts = int(value("--expert-bytes", by_card))
-    assert value("--bits", by_card) == "3"
+    assert float(value("--bits", by_card)) >= 3
     assert 17e9 < experts < 24 * 2**30
     assert "--expert-bytes" not in words(mixtral, "--vram", "24GiB")
 

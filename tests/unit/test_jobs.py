@@ -167,6 +167,7 @@ def test_the_words_of_a_job() -> None:
         ("./models/mixtral", Path("models/mixtral")),
         ("a/b/c", Path("a/b/c")),
         ("mixtral", Path("mixtral")),
+        ("../mixtral", Path("../mixtral")),
         ("here/there", Path("here/there")),
     ],
 )
