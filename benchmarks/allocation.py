@@ -135,7 +135,10 @@ class Bench:
                 measured[0].widths,
                 _quiet,
             )
-        return [scores.on_model(layer) for scores, layer in zip(measured, errors, strict=True)]
+        return [
+            scores.on_model(layer, scores.widths)
+            for scores, layer in zip(measured, errors, strict=True)
+        ]
 
     def _allocated(
         self,

@@ -100,7 +100,7 @@ class Passes:
             self._workspace.journal.finish(entry)
             for store in (full, quantized):
                 store.drop_all_but(index + 1)
-            self._source.release(index)
+            self._leave(index)
 
     def score_all(self, errors: Sequence[tuple[tuple[float, ...], ...]] | None = None) -> None:
         """The first of two passes. ``errors`` per layer, if any, replace those of the blocks."""
@@ -112,13 +112,13 @@ class Passes:
         store = self._store("full")
         stream = self._stream(store, done)
         for index in self._layers[done:]:
-            scores, stream = self._score(index, store, stream)
+            scores, stream = self._score(index, store, stream, () if errors else None)
             store.commit(stream, index + 1)
             if errors is not None:
-                scores = scores.on_model(errors[index])
+                scores = scores.on_model(errors[index], self._method.widths)
             journal.score(scores)
             store.drop_all_but(index + 1)
-            self._source.release(index)
+            self._leave(index)
         store.drop_all()
 
     def quantize_all(self) -> None:
@@ -138,7 +138,7 @@ class Passes:
             store.commit(stream, index + 1)
             journal.finish(entry)
             store.drop_all_but(index + 1)
-            self._source.release(index)
+            self._leave(index)
 
     def data_free(self) -> None:
         """One pass that reads weights and no text."""
@@ -157,7 +157,7 @@ class Passes:
             heard = self._expert_listener("quantize", index, "quantizing")
             quantized = quantize_data_free(layer, widths, method.quantize, method.group_size, heard)
             journal.finish(self._write(index, widths, scores, quantized))
-            self._source.release(index)
+            self._leave(index)
 
     def _all_widths(self, scores: Sequence[LayerScores]) -> Sequence[tuple[int, ...]]:
         method = self._method
@@ -171,14 +171,22 @@ class Passes:
         seed = f"{method.seed}/{index}"
         return allocate(method.allocator, scores, method.budget, method.exponents, seed)
 
-    def _score(self, index: int, store: StreamStore, stream: Stream) -> tuple[LayerScores, Stream]:
-        """Move the full-precision stream past a layer and judge its experts there."""
+    def _score(
+        self,
+        index: int,
+        store: StreamStore,
+        stream: Stream,
+        widths: tuple[int, ...] | None = None,
+    ) -> tuple[LayerScores, Stream]:
+        """Move the full-precision stream past a layer and judge its experts there, at the
+        method's widths or others."""
         self._report.layer("calibrate", index, 0.0, "attention and routing")
         layer = self._source.layer(index, self._device)
         method = self._method
+        chosen = method.widths if widths is None else widths
         heard = self._expert_listener("score", index, "scoring")
         return score_layer(
-            layer, store, stream, self._rope, method.score_with, method.widths, method.group_size,
+            layer, store, stream, self._rope, method.score_with, chosen, method.group_size,
             heard,
         )  # fmt: skip
 
@@ -230,9 +238,17 @@ class Passes:
         store.drop_all_but(done)
         if done:
             return store.load(done)
-        embedding = self._workspace.embedding(lambda: self._source.half(EMBEDDING))
-        self._source.release(-1)
-        return store.begin(self._tokens, embedding)
+        self._leave(-1)
+        return store.begin(self._tokens, self._keep(EMBEDDING))
+
+    def _keep(self, name: str) -> Tensor:
+        return self._workspace.keep(name, lambda: self._source.half(name))
+
+    def _leave(self, layer: int) -> None:
+        """A layer is done with: keep what lies beside it in its shards, let these go."""
+        for name in self._source.outside(layer):
+            self._keep(name)
+        self._source.release(layer)
 
     def _expert_listener(self, stage: Stage, layer: int, doing: str) -> Callable[[int], None]:
         experts = self._source.config.num_experts

@@ -11,7 +11,7 @@ result is the same, byte for byte.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from compress.allocation import (
     Exponents,
     LayerScores,
     ModelBudget,
+    default_exponents,
     needs_all_layers,
     plan_budget,
     plan_model_budget,
@@ -35,7 +36,7 @@ from compress.progress import Listener, Stage
 from compress.quantizers import quantizer, scoring_quantizer
 from compress.reporter import Reporter
 from compress.result import write_rest
-from compress.source import EMBEDDING, Source
+from compress.source import Source
 from compress.speed import measure_speed, seconds_of
 from compress.workspace import (
     Workspace,
@@ -64,7 +65,8 @@ class CompressJob:
 
     ``source`` is a folder or a repository of the hub, ``owner/name``. ``text`` calibrates, None
     for the source's default; ``samples`` windows of ``window`` tokens, None for the device's
-    default. ``expert_bytes`` is what the global program may spend, None for what ``bits`` take.
+    default; ``exponents`` None are the allocator's. ``expert_bytes`` is what the global program
+    may spend, None for what ``bits`` take.
     ``device`` is `auto`, `cpu` or `cuda:N`. ``keep_source`` keeps what is downloaded; ``offline``
     makes no connection. ``restart`` discards an unfinished run and replaces what is at ``out``.
     """
@@ -80,7 +82,7 @@ class CompressJob:
     window: int | None = None
     error: str = "block"
     seed: int = 0
-    exponents: Exponents = field(default_factory=Exponents)
+    exponents: Exponents | None = None
     restart: bool = False
     device: str = "auto"
     keep_source: bool = False
@@ -261,9 +263,12 @@ class _Compression:
             layer_file(layer): (entry.record, entry.file)
             for layer, entry in enumerate(workspace.journal.entries)
         }
-        embedding = workspace.embedding(lambda: source.half(EMBEDDING))
         name = self._job.out.name
-        return write_rest(workspace.folder, name, source, embedding, provenance, recipe, done)
+
+        def read(tensor: str) -> Tensor:
+            return workspace.keep(tensor, lambda: source.half(tensor))
+
+        return write_rest(workspace.folder, name, source, read, provenance, recipe, done)
 
 
 def _passes(job: CompressJob) -> tuple[tuple[Stage, ...], ...]:
@@ -312,7 +317,7 @@ def _method(job: CompressJob, config: ModelConfig) -> Method:
         group_size=job.group_size,
         allocator=job.allocator,
         budget=spread,
-        exponents=job.exponents,
+        exponents=job.exponents or default_exponents(job.allocator),
         seed=job.seed,
     )
 
@@ -329,9 +334,9 @@ def _recipe(
         samples=size.samples,
         window=size.window,
         seed=job.seed,
-        alpha=job.exponents.alpha,
-        beta=job.exponents.beta,
-        gamma=job.exponents.gamma,
+        alpha=method.exponents.alpha,
+        beta=method.exponents.beta,
+        gamma=method.exponents.gamma,
         error=job.error,
         notes=method.budget.notes + (data_free.NOTES if job.is_data_free else ()),
     )

@@ -68,9 +68,9 @@ def disk_bytes(
     widths = budget.spread_bits(nominal_bits, config.num_experts)
     experts = config.num_layers * budget.expert_bytes(config, widths, group_size)
     result = budget.dense_bytes(config, group_size, "cuda") + experts
-    embedding = config.vocab_size * config.hidden_size * budget.STORED_BYTES
+    ends = 2 * config.vocab_size * config.hidden_size * budget.STORED_BYTES
     source = max(2 * largest_shard, kept_source)
-    return result + embedding + source + 2 * 2 * stream_bytes(tokens, config.hidden_size)
+    return result + ends + source + 2 * 2 * stream_bytes(tokens, config.hidden_size)
 
 
 STREAMS = 3
@@ -81,6 +81,7 @@ outputs that the stream in work is waiting for."""
 PROGRAM_BYTES = 600 * 10**6
 """Python, torch and numba in host memory before any work."""
 
+
 def work_bytes(config: ModelConfig, widths: int) -> int:
     """Peak of the work on one expert at ``widths`` widths, beside the streams, on the device that
     computes: either while ``down`` is rounded, with the Hessian and its factor, or while the
@@ -90,7 +91,8 @@ def work_bytes(config: ModelConfig, widths: int) -> int:
     expert = 3 * matrix * HALF
     activations = chunk_of(inner) * (2 * inner * HALF + inner * (HALF + FLOAT32))
     codes = 3 * matrix * widths
-    beside = quantizer_bytes(hidden, inner, widths, budget.GROUP_SIZE, half_products=True)
+    at_once = max(1, widths)  # quantizing takes one, scoring may take none
+    beside = quantizer_bytes(hidden, inner, at_once, budget.GROUP_SIZE, half_products=True)
     rounding = expert + codes + FLOAT32 * matrix + FLOAT32 * inner**2 + beside
     dequantized = 2 * 2 * matrix * FLOAT32
     comparing = (1 + widths) * expert + codes + max(dequantized, activations)

@@ -4,11 +4,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from compress.companions import COMPANIONS
 from compress.layers import PackedExpert
-from compress.source import Source
+from compress.source import EMBEDDING, HEAD, NORM, Source
 from engine import budget
 from engine.checkpoint import Projection, sync, write_dense, write_layer
 from engine.config import ModelConfig
@@ -25,6 +23,7 @@ from engine.manifest import (
     sha256_file,
 )
 from engine.manifest import Source as Provenance
+from engine.original import TensorReader
 from engine.packing import PackedMatrix
 
 _HALF_BYTES = 2
@@ -52,20 +51,20 @@ def write_rest(
     folder: Path,
     name: str,
     source: Source,
-    embedding: Tensor,
+    read: TensorReader,
     provenance: Provenance,
     recipe: Recipe,
     layers: Mapping[str, tuple[LayerRecord, FileRecord]],
 ) -> Manifest:
     """Write embeddings and head, copy the small files, and write the manifest last.
 
-    ``embedding`` [V, H] is the source's, in 16 bits. ``layers`` holds the record of each layer
-    and of its file, by the file's name, in order.
+    ``read`` gives tensors of the source in 16 bits. ``layers`` holds the record of each layer and
+    of its file, by the file's name, in order.
     """
     files = {file_name: file for file_name, (_, file) in layers.items()}
-    tensors = {"embed.weight": embedding, "norm.weight": source.half("model.norm.weight")}
+    tensors = {"embed.weight": read(EMBEDDING), "norm.weight": read(NORM)}
     if not source.config.tie_embeddings:
-        tensors["head.weight"] = source.half("lm_head.weight")
+        tensors["head.weight"] = read(HEAD)
     dense = write_dense(folder, tensors)
     files[dense.name] = file_record(dense)
     for companion in COMPANIONS:

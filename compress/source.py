@@ -22,7 +22,7 @@ from engine.errors import SourceError
 from engine.model import Layer
 from engine.original import layer_around, original_expert, tensor_files
 
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -145,12 +145,26 @@ class Source:
             if last == layer:
                 self.shards.done_with(shard)
 
+    def outside(self, layer: int) -> list[str]:
+        """The tensors outside the layers to read while ``layer`` is, -1: before the first. They
+        are those that lie in a shard which is in use then; what shares none comes after the last.
+        """
+        return [name for name in _ends(self.config) if self._first_use(name) == layer]
+
+    def _first_use(self, name: str) -> int:
+        """The layer while which a tensor outside the layers is read."""
+        shard = self.weight_map[name]
+        sharing = [other for other in tensor_names(self.config) if self.weight_map[other] == shard]
+        return min(_read_with(other, self.config) for other in sharing)
+
     def _last_uses(self) -> dict[str, int]:
         """The layer after which each shard is not needed any more."""
         last: dict[str, int] = {}
         for name in tensor_names(self.config):
+            is_end = name in _ends(self.config)
+            use = self._first_use(name) if is_end else _read_with(name, self.config)
             shard = self.weight_map[name]
-            last[shard] = max(_read_with(name, self.config), last.get(shard, 0))
+            last[shard] = max(use, last.get(shard, -1))
         return last
 
     def provenance(self, listener: Callable[[float], None] | None = None) -> manifest.Source:
@@ -181,11 +195,15 @@ class Source:
         return manifest.Source(self.repository, self.revision, digest.hexdigest())
 
 
+def _ends(config: ModelConfig) -> list[str]:
+    """The names on disk of the tensors outside the layers."""
+    names = [EMBEDDING, NORM]
+    return names if config.tie_embeddings else [*names, HEAD]
+
+
 def tensor_names(config: ModelConfig) -> list[str]:
     """The names on disk of every tensor of a model."""
-    names = ["model.embed_tokens.weight", "model.norm.weight"]
-    if not config.tie_embeddings:
-        names.append("lm_head.weight")
+    names = _ends(config)
     experts = [
         f"block_sparse_moe.experts.{expert}.{matrix}"
         for expert in range(config.num_experts)

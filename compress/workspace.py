@@ -26,7 +26,6 @@ from engine.manifest import MANIFEST_NAME, layer_file, read_manifest
 _JOURNAL = "journal.jsonl"
 _LOCK = "lock"
 _REPLACES = "replaces"
-_EMBEDDING = "embedding.safetensors"
 
 SOURCE_FOLDER = "source"
 """Where shards are while they are needed, inside the folder that the result grows in."""
@@ -59,16 +58,16 @@ class Workspace:
                     "--restart"
                 )
 
-    def embedding(self, read: Callable[[], Tensor]) -> Tensor:
-        """The embeddings, kept here from the first time they are read: they open the source's
-        first shard and close the result, and in between that shard can go."""
-        path = self.folder / _EMBEDDING
+    def keep(self, name: str, read: Callable[[], Tensor]) -> Tensor:
+        """A tensor from outside the layers, kept here from the first time it is read: the result's
+        last file needs it when the source's shard that has it may be long gone."""
+        path = self.folder / f"{name}.kept"
         if not path.exists():
             partial = path.with_name(path.name + ".tmp")
-            save_file({_EMBEDDING: read()}, partial)
+            save_file({name: read()}, partial)
             sync(partial)
             partial.rename(path)
-        return load_file(path)[_EMBEDDING]
+        return load_file(path)[name]
 
     def publish(self, files: Collection[str]) -> Path:
         """Give the whole checkpoint, which consists of these files, its name.

@@ -18,7 +18,7 @@ from compress.allocation.budgets import (
     widths_for,
 )
 from compress.allocation.per_layer import allocate, costs, random_widths, solve
-from compress.allocation.scores import Exponents, LayerScores
+from compress.allocation.scores import Exponents, LayerScores, default_exponents
 from compress.allocation.whole import allocate_model, model_costs
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "allocate_model",
     "check_allocator",
     "costs",
+    "default_exponents",
     "model_costs",
     "needs_all_layers",
     "plan_budget",

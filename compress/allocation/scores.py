@@ -38,9 +38,11 @@ class LayerScores:
             widths=record.widths,
         )
 
-    def on_model(self, errors: tuple[tuple[float, ...], ...]) -> "LayerScores":
-        """The same with eps, at the same widths, of the model's output: layers compare as it is."""
-        return replace(self, errors=errors, stream_norm=1.0)
+    def on_model(
+        self, errors: tuple[tuple[float, ...], ...], widths: tuple[int, ...]
+    ) -> "LayerScores":
+        """The same with eps of the model's output, which compares between layers as it is."""
+        return replace(self, errors=errors, widths=widths, stream_norm=1.0)
 
     def errors_at(self, widths: Sequence[int]) -> list[list[float]]:
         """eps of each expert at these widths. Raises AllocationError for one never measured."""
@@ -68,3 +70,9 @@ class Exponents:
     alpha: float = 1.0
     beta: float = 1.5
     gamma: float = 2.0
+
+
+def default_exponents(allocator: str) -> Exponents:
+    """The paper's, but for `global`, which goes by the errors alone: those of the block's output
+    hold already how often and how much an expert is used, and counting it twice never helped."""
+    return Exponents(alpha=0.0, beta=0.0) if allocator == "global" else Exponents()

@@ -264,8 +264,12 @@ def test_errors_on_the_models_output_compare_as_they_are() -> None:
     scores = model_scores(5, 2, 4)
     errors = [layer.errors for layer in model_scores(6, 2, 4)]
     budget = plan_model_budget("global", 2.0, SMALL, GROUP)
-    on_model = [layer.on_model(rows) for layer, rows in zip(scores, errors, strict=True)]
-    same = [replace(layer, stream_norm=7.0).on_model(layer.errors) for layer in on_model]
+    on_model = [
+        layer.on_model(rows, layer.widths) for layer, rows in zip(scores, errors, strict=True)
+    ]
+    same = [
+        replace(layer, stream_norm=7.0).on_model(layer.errors, layer.widths) for layer in on_model
+    ]
     assert allocate_model("global", on_model, budget) == allocate_model("global", same, budget)
     plain = model_costs(on_model[0], budget, Exponents(0, 0, 2))
     assert plain == [[error**2 / 4 for error in row[:3]] for row in errors[0]]
