@@ -145,6 +145,8 @@ class Passes:
         journal, method = self._workspace.journal, self._method
         done = len(journal.entries)
         self._report.resume("calibrate", done)
+        if not done:
+            self._leave(-1)
         for index in self._layers[done:]:
             layer = self._source.layer(index, self._device)
             experts = layer.experts
