@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from app import paths
-from engine.errors import ProtocolError
 from engine.protocol import from_dict
 
 
@@ -28,7 +27,7 @@ def recall(model: Path) -> LoadChoice | None:
     """What was chosen for the model in this folder, None if nothing was."""
     try:
         return from_dict(LoadChoice, _read()[str(model)])
-    except (KeyError, TypeError, ProtocolError):
+    except (KeyError, TypeError, AttributeError):
         return None
 
 
