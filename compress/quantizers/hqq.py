@@ -9,6 +9,9 @@ from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
 from compress.quantizers.rtn import quantize_min_max
 
+_CHUNK_WEIGHTS = 1 << 23
+"""Weights at a time: hqq holds ten copies of them in float32."""
+
 
 def quantize_hqq(
     weights: Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
@@ -26,6 +29,14 @@ def quantize_hqq(
 
 
 def _solve(weights: Tensor, bits: int, group_size: int) -> Codes:
+    step = max(1, _CHUNK_WEIGHTS // weights.shape[1])
+    parts = [_solve_rows(rows, bits, group_size) for rows in torch.split(weights, step)]
+    codes, scale, zero = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    return Codes(codes, scale, zero, bits, group_size)
+
+
+def _solve_rows(weights: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes [R, I], scales and zeros [R, G]."""
     # Imported when asked for: it brings half of transformers along.
     from hqq.core.quantize import Quantizer
 
@@ -39,5 +50,4 @@ def _solve(weights: Tensor, bits: int, group_size: int) -> Codes:
     )
     rows = len(weights)
     scale, zero = (meta[name].reshape(rows, -1).half() for name in ("scale", "zero"))
-    codes = levels.reshape(weights.shape).to(torch.uint8)
-    return Codes(codes, scale, zero, bits, group_size)
+    return levels.reshape(weights.shape).to(torch.uint8), scale, zero
