@@ -92,14 +92,12 @@ class CompressScreen(Screen[Path | None]):
     @work(exclusive=True)
     async def action_part(self) -> None:
         """Ask which: stop the job, which ends with what it has finished, or let it go on."""
-        parting = await self.app.push_screen_wait(PartingScreen())
-        if self._has_ended:
-            self.dismiss(self._result)
-        elif parting == "stop":
-            self._end_line(STOPPING)
-            self._client.cancel()
-        elif parting == "leave":
-            self.dismiss(None)
+        match await self.app.push_screen_wait(PartingScreen()):
+            case "stop":
+                self._end_line(STOPPING)
+                self._client.cancel()
+            case "leave":
+                self.dismiss(None)
 
     def action_back(self) -> None:
         """Return to the choices."""
@@ -138,13 +136,20 @@ class CompressScreen(Screen[Path | None]):
                 self._end_line(f"✕ {reason}", error=True)
 
     def _end(self, result: Path | None) -> None:
-        """Leave with this result; the question that may lie above answers itself."""
+        """Leave with this result, or, where something lies above, when that is gone."""
+        if self.is_current:
+            self.dismiss(result)
+            return
         self._has_ended = True
         self._result = result
         if isinstance(self.app.screen, PartingScreen):
-            self.app.screen.dismiss(None)
-        else:
-            self.dismiss(result)
+            self.app.screen.dismiss(None)  # the question has answered itself
+
+    def on_screen_resume(self) -> None:
+        """What lay above is gone."""
+        if self._has_ended:
+            self._has_ended = False
+            self.dismiss(self._result)
 
     def _show(self, progress: Progress) -> None:
         view = self.query_one(JobView)

@@ -18,6 +18,7 @@ from app.load_choices import LoadChoice
 from app.screens import wizard
 from app.screens.chat import ChatScreen
 from app.screens.compressing import CompressScreen
+from app.screens.help import HelpScreen
 from app.screens.parting import PartingScreen
 from app.screens.wizard import LOOKING, WizardScreen
 from app.units import size
@@ -410,6 +411,18 @@ async def test_a_compression_that_ends_meanwhile_answers_the_question_itself():
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
         models.demo_folder().parent.mkdir(parents=True, exist_ok=True)
         models.demo_folder().with_suffix(".go").touch()
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+
+
+async def test_a_compression_that_ends_behind_the_help_leads_on_when_that_closes():
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+        await pilot.press("f1")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
+        models.demo_folder().parent.mkdir(parents=True, exist_ok=True)
+        models.demo_folder().with_suffix(".go").touch()
+        await wait_until(pilot, lambda: not jobs.running_jobs())
+        await pilot.press("escape")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
 
 
