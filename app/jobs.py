@@ -142,6 +142,8 @@ class JobWatch:
             events = self._read()[-1:]
             if not _ends(events):
                 events = [self._without_a_word()]
+        elif not over and _ends(events):
+            del events[-1]  # it counts when the lock is free, and the next job can start
         for event in events:
             if isinstance(event, Started):
                 self.pid = event.pid

@@ -133,6 +133,21 @@ def test_the_next_may_start_while_the_last_still_dies(job: Job) -> None:
     first.wait()
 
 
+def test_the_last_word_counts_when_the_next_may_start(job: Job) -> None:
+    code = """
+        import os, time
+        from compress.job import Teller, take_output
+        from compress.progress import JobFailed, encode
+        taken = take_output()
+        os.write(taken, encode(JobFailed("DiskFullError", "full")).encode() + b"\\n")
+        time.sleep(0.5)
+        """
+    watch = JobWatch(job.folder, jobs.start(job, python(code)))
+    assert until_end(watch) == [JobFailed("DiskFullError", "full")]
+    assert jobs.running_jobs() == []
+    assert not watch.is_alive
+
+
 def test_what_cannot_start_is_told_and_nothing_stays_locked(job: Job) -> None:
     with pytest.raises(WorkerError, match="could not be started"):
         jobs.start(job, ["/no/such/program"])
