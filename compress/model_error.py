@@ -20,7 +20,7 @@ from compress.projection import FLOAT32, HALF, work_bytes
 from compress.quantizers import Quantizer
 from compress.routed import Expert, MoeBlock, expert_of
 from compress.significance import expert_hessian
-from compress.source import EMBEDDING, Source
+from compress.source import EMBEDDING, HEAD, NORM, Source
 from compress.streams import Stream
 from engine.config import ModelConfig
 from engine.devices import check_fits
@@ -98,23 +98,30 @@ def load_whole(source: Source, device: torch.device) -> Model:
         tensor = source.tensor(name).to(device)
         return tensor if ".experts." in name else tensor.float()
 
+    outside: dict[str, Tensor] = {}
+
+    def leave(index: int) -> None:
+        for name in source.outside(index):
+            outside[name] = read(name)
+        source.release(index)
+
     def layer(index: int) -> Layer:
         found = original_layer(config, index, read)
-        source.release(index)
+        leave(index)
         return found
 
     config = source.config
-    embed = read(EMBEDDING)
-    source.release(-1)
-    whole = Model(
+    leave(-1)
+    layers = [layer(index) for index in range(config.num_layers)]
+    leave(config.num_layers)
+    embed = outside[EMBEDDING]
+    return Model(
         config=config,
-        layers=[layer(index) for index in range(config.num_layers)],
+        layers=layers,
         embed=embed,
-        norm=Norm(read("model.norm.weight"), config.rms_norm_eps),
-        head=FloatLinear(embed if config.tie_embeddings else read("lm_head.weight")),
+        norm=Norm(outside[NORM], config.rms_norm_eps),
+        head=FloatLinear(embed if config.tie_embeddings else outside[HEAD]),
     )
-    source.release(config.num_layers)
-    return whole
 
 
 @torch.inference_mode()

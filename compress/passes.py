@@ -106,10 +106,11 @@ class Passes:
         """The first of two passes. ``errors`` per layer, if any, replace those of the blocks."""
         journal = self._workspace.journal
         done = len(journal.scores)
+        store = self._store("full")
         if done == len(self._layers):
+            store.drop_all()
             return
         self._report.resume("calibrate", done)
-        store = self._store("full")
         stream = self._stream(store, done)
         for index in self._layers[done:]:
             scores, stream = self._score(index, store, stream, () if errors else None)
@@ -145,7 +146,11 @@ class Passes:
         journal, method = self._workspace.journal, self._method
         done = len(journal.entries)
         self._report.resume("calibrate", done)
-        if not done:
+        if done == len(self._layers):
+            return
+        if done:
+            self._source.resume(done)
+        else:
             self._leave(-1)
         for index in self._layers[done:]:
             layer = self._source.layer(index, self._device)
@@ -239,6 +244,7 @@ class Passes:
         """The stream behind the finished layers, or before the first."""
         store.drop_all_but(done)
         if done:
+            self._source.resume(done)
             return store.load(done)
         self._leave(-1)
         return store.begin(self._tokens, self._keep(EMBEDDING))

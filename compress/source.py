@@ -145,6 +145,17 @@ class Source:
             if last == layer:
                 self.shards.done_with(shard)
 
+    def resume(self, layer: int) -> None:
+        """Say that a run begins with this layer: of the shards that it lies on, the one that came
+        first may still be there, and the others come behind it."""
+        order = reading_order(self.weight_map, self.config, 1)
+        needed = {
+            self.weight_map[name]
+            for name in tensor_names(self.config)
+            if _read_with(name, self.config) == layer
+        }
+        self.shards.fetch(min(needed, key=order.index))
+
     def outside(self, layer: int) -> list[str]:
         """The tensors outside the layers to read while ``layer`` is, -1: before the first. They
         are those that lie in a shard which is in use then; what shares none comes after the last.
