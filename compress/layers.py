@@ -116,9 +116,9 @@ def quantize_data_free(
 
 
 def pack_codes(codes: Codes) -> PackedMatrix:
-    """Codes as they are stored, in host memory."""
-    zero = None if codes.zero is None else codes.zero.cpu()
-    return pack(codes.codes.cpu(), codes.scale.cpu(), zero, codes.bits, codes.group_size)
+    """Codes as they are stored, in host memory; packed where they are."""
+    found = pack(codes.codes, codes.scale, codes.zero, codes.bits, codes.group_size)
+    return PackedMatrix(found.shape, found.codes.cpu(), found.scales.cpu(), found.zeros.cpu())
 
 
 def pack_expert(gate_up: Codes, down: Codes) -> PackedExpert:
