@@ -6,7 +6,8 @@
 The layer has random weights in the true layout. It is compressed twice, the second time with half
 of the calibration tokens, each time in a process of its own: the difference tells the seconds that
 grow with the tokens from the fixed ones, and so what 32 layers with the paper's 128 windows of 2048
-tokens would take. Peak memory is compared with what compress.projection predicts. `--quick`: a
+tokens would take. Peak memory is compared with what compress.projection predicts. On a CPU the
+rounding of one expert is then set beside a straightforward GPTQ (benchmarks.gptq). `--quick`: a
 narrower layer. `--source` keeps the checkpoint there, or takes it from there.
 """
 
@@ -127,7 +128,18 @@ def paper_hours(parts: dict[str, tuple[float, float]]) -> float:
     return MIXTRAL_8X7B.num_layers * layer / 3600
 
 
-def markdown(config: ModelConfig, whole: Run, half: Run, quantizer: str) -> str:
+def beside_straightforward(quick: bool) -> dict[str, float]:
+    """How many times as long as ours a straightforward GPTQ takes for one expert."""
+    words = ["--json", "--quick"] if quick else ["--json"]
+    command = [sys.executable, "-m", "benchmarks.gptq", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)["ratios"]
+    return found
+
+
+def markdown(
+    config: ModelConfig, whole: Run, half: Run, quantizer: str, ratios: dict[str, float]
+) -> str:
     """The tables."""
     parts = split(whole, half)
     lines = [
@@ -169,6 +181,9 @@ def markdown(config: ModelConfig, whole: Run, half: Run, quantizer: str) -> str:
             f"| {name} | {measured / 1e9:.2f} GB | {predicted / 1e9:.2f} GB "
             f"| {measured / predicted:.2f} |"
         )
+    if ratios:
+        lines += ["", "A straightforward GPTQ of one expert (gptq.md), time over ours:", ""]
+        lines += [f"- {name}: {ratio:.2f}" for name, ratio in ratios.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -199,8 +214,10 @@ def main() -> None:
             write_random_original(source, config)
         whole = run_apart(source, tokens, device, quantizer)
         half = run_apart(source, tokens // 2, device, quantizer)
-    table = markdown(config, whole, half, quantizer)
-    data = {"machine": machine(), "whole": asdict(whole), "half": asdict(half)}
+    ratios = {} if whole.device_bytes else beside_straightforward(options.quick)
+    table = markdown(config, whole, half, quantizer, ratios)
+    runs = {"whole": asdict(whole), "half": asdict(half)}
+    data = {"machine": machine(), **runs, "straightforward_over_ours": ratios}
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "compress_layer.md").write_text(table, encoding="utf-8")
