@@ -60,14 +60,22 @@ class Workspace:
 
     def keep(self, name: str, read: Callable[[], Tensor]) -> Tensor:
         """A tensor from outside the layers, kept here from the first time it is read: the result's
-        last file needs it when the source's shard that has it may be long gone."""
+        last file needs it when the source's shard that has it may be long gone.
+
+        Raises CheckpointError when what was kept is damaged.
+        """
         path = self.folder / f"{name}.kept"
         if not path.exists():
             partial = path.with_name(path.name + ".tmp")
             save_file({name: read()}, partial)
             sync(partial)
             partial.rename(path)
-        return load_file(path)[name]
+        try:
+            return load_file(path)[name]
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error}); begin anew with --restart"
+            ) from None
 
     def publish(self, files: Collection[str]) -> Path:
         """Give the whole checkpoint, which consists of these files, its name.
