@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -31,30 +32,32 @@ from engine.errors import (
 )
 from engine.manifest import open_manifest, verify_hashes
 from tests.fakes.forking_jobs import ALLOCATING, Ending, Run
+from tests.hub_for_tests import environment, running_hub
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = replace(
     MIXTRAL_8X7B, num_layers=2, hidden_size=64, intermediate_size=64, num_heads=2, num_kv_heads=1,
     head_dim=32, num_experts=4, vocab_size=2048, max_context=512,
 )  # fmt: skip
+NAME = "owner/original"
 SHARD = "model-00002-of-00002.safetensors"
 KILLED = -9
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an original and a text."""
+    """A folder with a text and, as on a hub, an original."""
     place = tmp_path_factory.mktemp("faults")
-    write_random_original(place / "original", CONFIG, shard_bytes=500_000)
-    assert (place / "original" / SHARD).is_file()
+    write_random_original(place / NAME, CONFIG, shard_bytes=500_000)
+    assert (place / NAME / SHARD).is_file()
     (place / "text.txt").write_text((REPOSITORY / "engine" / "layout.py").read_text())
     return place
 
 
-def words(place: Path, out: Path, *more: str) -> list[str]:
-    given = [str(place / "original"), "--out", str(out), "--text", str(place / "text.txt")]
-    given += ["--samples", "2", "--window", "32", "--group-size", "64", "--bits", "2"]
-    return [*given, "--device", "cpu", *more]
+def words(place: Path, out: Path, source: Path | str, *more: str) -> list[str]:
+    given = [str(source), "--out", str(out), "--text", str(place / "text.txt"), "--bits", "2"]
+    given += ["--samples", "2", "--window", "32", "--group-size", "64", "--device", "cpu"]
+    return [*given, *more]
 
 
 Forked = Callable[[Run], Ending]
@@ -62,15 +65,19 @@ Forked = Callable[[Run], Ending]
 
 @pytest.fixture(scope="module")
 def forked(place: Path) -> Iterator[Forked]:
-    """Runs a job in a process that is there at once."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.forking_jobs", place, *words(place, place / "warm")],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
+    """Runs a job in a process that is there at once, and knows the hub."""
+    warming = words(place, place / "warm", place / NAME)
+    with (
+        running_hub(place) as hub,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes.forking_jobs", place, *warming],
+            cwd=REPOSITORY,
+            env=os.environ | environment(hub, place) | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server,
+    ):
         assert server.stdin is not None
         assert server.stdout is not None
         given, answers = server.stdin, server.stdout
@@ -96,6 +103,7 @@ class Bench:
         self._forked = forked
         self._place = place
         self._options = options
+        """The source, and further words."""
         self.out = tmp_path / "out"
         before = time.monotonic()
         self.calls = self.run().calls
@@ -128,8 +136,9 @@ class Bench:
 
 @pytest.fixture
 def bench(forked: Forked, place: Path, tmp_path: Path) -> Callable[..., Bench]:
-    def make(*options: str) -> Bench:
-        return Bench(forked, place, tmp_path, list(options))
+    def make(*options: str, streamed: bool = False) -> Bench:
+        source = NAME if streamed else str(place / NAME)
+        return Bench(forked, place, tmp_path, [source, *options])
 
     return make
 
@@ -171,11 +180,23 @@ def test_dead_at_every_single_step_it_becomes_the_same(
         assert contents(made.out) == made.right, made.calls[step]
 
 
+def test_dead_at_steps_of_a_streamed_source_it_becomes_the_same(
+    bench: Callable[..., Bench],
+) -> None:
+    made = bench("--quantizer", "rtn", streamed=True)
+    for step in range(0, len(made.calls), 8):
+        made.anew()
+        assert made.run(die_at=step).code == KILLED
+        if not made.is_done:
+            made.finish()
+        assert contents(made.out) == made.right, made.calls[step]
+
+
 def test_dead_while_it_replaces_an_older_result(bench: Callable[..., Bench]) -> None:
     made = bench("--quantizer", "rtn")
     replacing = made.again("--restart")
     steps = range(len(replacing.calls))
-    for step in (*steps[::6], *steps[-16:]):
+    for step in (*steps[::12], *steps[-12:]):
         assert replacing.run(die_at=step).code == KILLED
         # At no moment is there neither the older nor the newer one, whole.
         folders = (made.out, made.out.with_name("out.old"), workspace.partial_folder(made.out))
@@ -237,7 +258,7 @@ def test_a_file_that_may_not_be_that_large(bench: Callable[..., Bench]) -> None:
 
 @pytest.fixture
 def job(place: Path, tmp_path: Path) -> CompressJob:
-    shutil.copytree(place / "original", tmp_path / "original")
+    shutil.copytree(place / NAME, tmp_path / "original")
     shutil.copy(place / "text.txt", tmp_path)
     return CompressJob(
         tmp_path / "original", tmp_path / "models" / "small", text=tmp_path / "text.txt",
@@ -451,3 +472,14 @@ def test_a_source_that_vanishes_is_named(job: CompressJob) -> None:
     with pytest.raises(SourceError, match=r"cannot be read|missing") as caught:
         compress(job, remove)
     assert "\n" not in str(caught.value)
+
+
+# --- what is told of all this ---------------------------------------------------------------------
+
+
+def test_the_table_of_faults_names_tests_that_there_are() -> None:
+    table = (REPOSITORY / "docs" / "faults.md").read_text()
+    code = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", table))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if f"def {name}(" not in code] == []
