@@ -178,13 +178,16 @@ def _refuse_strange(folder: Path) -> None:
     """Whoever publishes the folder removes what does not belong to the checkpoint."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is in the way: move it away, or choose another --out")
-    if folder.is_dir() and not (folder / _JOURNAL).exists():
-        names = {path.name for path in folder.iterdir()}
-        if strange := names - {_LOCK, _REPLACES, SOURCE_FOLDER}:
-            raise UsageError(
-                f"{folder} is of no compression, it holds {min(strange)}: move it away, or choose "
-                "another --out"
-            )
+    try:
+        strange = {path.name for path in folder.iterdir()} - {_LOCK, _REPLACES, SOURCE_FOLDER}
+    except FileNotFoundError:
+        return
+    # Looked for last: another run may be at work, whose first file is the journal.
+    if strange and folder.exists() and not (folder / _JOURNAL).exists():
+        raise UsageError(
+            f"{folder} is of no compression, it holds {min(strange)}: move it away, or choose "
+            "another --out"
+        )
 
 
 def _discard(folder: Path, out: Path) -> None:
