@@ -31,7 +31,7 @@ from compress.allocation import (
 )
 from compress.calibration import Calibration, CalibrationSize, calibrate, calibration_size
 from compress.passes import ONE_PASS, TWO_PASSES, Method, Passes
-from compress.placement import choose_placement
+from compress.placement import check_memory, choose_placement, say_when_out_of_memory
 from compress.progress import Listener, Stage
 from compress.quantizers import quantizer, scoring_quantizer
 from compress.reporter import Reporter
@@ -124,6 +124,7 @@ def compress(
     with (
         torch.inference_mode(),
         say_when_full(job.out.parent),
+        say_when_out_of_memory(),
         open_workspace(job.out, job.restart) as workspace,
         opening.opened_source(
             job.source,
@@ -161,6 +162,7 @@ class _Compression:
     def run(self, scores: Sequence[LayerScores] | None) -> None:
         """From the first check to the published checkpoint."""
         job, source = self._job, self._source
+        check_memory(source.config, len(self._method.widths), self._device)
         self._check_disk()
         seconds = self._forecast()
         provenance = source.provenance(lambda done: self._report.check(done, "hashing the source"))

@@ -1,9 +1,15 @@
-"""Where the calibration streams go: device, host memory or disk, by what is free."""
+"""What fits where: the work on a device, the streams there, in host memory or on disk."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 from compress import projection
 from compress.streams import Placement
 from engine import devices
 from engine.config import ModelConfig
+from engine.errors import DoesNotFitError
 from engine.protocol import Device
 
 
@@ -20,3 +26,25 @@ def choose_placement(config: ModelConfig, tokens: int, widths: int, device: Devi
     host = devices.cpu_device()
     needed = streams + (work if device.kind == "cpu" else 0)
     return "host" if not host.total_bytes or host.free_bytes >= needed else "disk"
+
+
+def check_memory(config: ModelConfig, widths: int, device: Device) -> None:
+    """Raise DoesNotFitError where not even the work on one expert fits, the streams aside."""
+    need = projection.work_bytes(config, widths)
+    other = "another --device" if device.kind == "cpu" else "--device cpu, or another"
+    devices.check_fits(device, need, lambda: f"close other programs, or choose {other}")
+
+
+@contextmanager
+def say_when_out_of_memory() -> Iterator[None]:
+    """Turn torch's words for it into DoesNotFitError: another program may take what was free."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_full = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+        if is_full or "can't allocate memory" in str(error):
+            raise DoesNotFitError(
+                "the device ran out of memory while it compressed: close what else uses it, or "
+                "choose another --device or fewer --samples, and run again to go on"
+            ) from None
+        raise

@@ -1,0 +1,61 @@
+"""Where the streams of a compression go, and what is said when nothing fits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from compress import placement, projection
+from compress.placement import check_memory, choose_placement, say_when_out_of_memory
+from engine.config import MIXTRAL_8X7B
+from engine.errors import DoesNotFitError
+from engine.protocol import Device
+
+TOKENS = 128 * 2048
+STREAMS = projection.STREAMS * projection.stream_bytes(TOKENS, MIXTRAL_8X7B.hidden_size)
+WORK = projection.work_bytes(MIXTRAL_8X7B, 3)
+GPU = Device("a card", "cuda", "cuda:0", 24 * 10**9, 24 * 10**9)
+HOST = Device("a host", "cpu", "cpu", 32 * 10**9, 30 * 10**9)
+
+
+def placed(monkeypatch: pytest.MonkeyPatch, device: Device, host_free: int) -> str:
+    host = replace(HOST, free_bytes=host_free)
+    monkeypatch.setattr(placement.devices, "cpu_device", lambda: host)
+    return choose_placement(MIXTRAL_8X7B, TOKENS, 3, device)
+
+
+def test_streams_go_to_the_nearest_place_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert placed(monkeypatch, GPU, HOST.free_bytes) == "device"
+    busy = replace(GPU, free_bytes=STREAMS + WORK - 1)
+    assert placed(monkeypatch, busy, STREAMS) == "host"
+    assert placed(monkeypatch, busy, STREAMS - 1) == "disk"
+    assert placed(monkeypatch, HOST, STREAMS + WORK) == "host"
+    assert placed(monkeypatch, HOST, STREAMS + WORK - 1) == "disk"
+
+
+def test_the_paper_s_calibration_fits_a_3090() -> None:
+    """As the README says of one 24 GB card, by prediction."""
+    assert projection.device_bytes(MIXTRAL_8X7B, TOKENS) < 0.5 * GPU.total_bytes
+    assert projection.host_bytes(MIXTRAL_8X7B, TOKENS, "cuda") < 32 * 10**9
+    disk = projection.disk_bytes(MIXTRAL_8X7B, 2.5, 128, TOKENS, largest_shard=5 * 10**9)
+    assert disk < 40 * 10**9
+
+
+def test_too_little_memory_is_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_memory(MIXTRAL_8X7B, 3, GPU)
+    with pytest.raises(DoesNotFitError, match="--device cpu"):
+        check_memory(MIXTRAL_8X7B, 3, replace(GPU, free_bytes=10**9))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_running_out_of_memory_is_one_line(error: RuntimeError) -> None:
+    with pytest.raises(DoesNotFitError, match="run again to go on"), say_when_out_of_memory():
+        raise error
+    with pytest.raises(RuntimeError, match="else"), say_when_out_of_memory():
+        raise RuntimeError("something else")
