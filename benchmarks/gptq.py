@@ -13,6 +13,7 @@ Results go to benchmarks/results/gptq.md and gptq.json, unless `--quick`.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import sys
@@ -65,6 +66,8 @@ class Watch:
     """Wall-clock, processor time and the growth of this process within a `with`."""
 
     def __enter__(self) -> "Watch":
+        # What the C library kept of earlier stages would be used again, and not be seen.
+        ctypes.CDLL(None).malloc_trim(0)
         self._before = self.peak = resident_bytes()
         self._running = True
         self._thread = threading.Thread(target=self._look)

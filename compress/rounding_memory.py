@@ -6,6 +6,9 @@ CHUNK_ELEMENTS = 1 << 25
 PERMUTED_ROWS = 512
 """Rows of a Hessian that are put in another order at once."""
 
+_KEPT = 1 << 26
+"""What allocators and the products' library hold beside that: 35 to 90 MB, whatever the matrix."""
+
 _FLOAT32, _HALF = 4, 2
 
 
@@ -21,11 +24,8 @@ def quantizer_bytes(
     factor = _FLOAT32 * columns * columns
     permuting = 2 * _FLOAT32 * PERMUTED_ROWS * columns
     grids = 2 * _FLOAT32 * widths * rows * columns // group_size
-    return (
-        grids
-        + factor
-        + max(permuting, _chunk_bytes(rows, columns, widths, group_size, half_products))
-    )
+    chunk = _chunk_bytes(rows, columns, widths, group_size, half_products)
+    return grids + factor + max(permuting, chunk) + _KEPT
 
 
 def _chunk_bytes(rows: int, columns: int, widths: int, group_size: int, half_products: bool) -> int:
