@@ -1,7 +1,7 @@
 """Carries the calibration streams through the layers, and leaves scores and layer files behind."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -173,10 +173,20 @@ class Passes:
         return [self._widths(index, scores[index]) for index in self._layers]
 
     def _widths(self, index: int, scores: LayerScores) -> tuple[int, ...]:
+        assert isinstance(self._method.budget, Budget)
+        return self._within(self._method.budget, index, scores)
+
+    def _unforced(self, index: int, scores: LayerScores) -> tuple[int, ...]:
+        """What the program would choose without its forced widths, none where it has none."""
+        whole = self._method.budget
+        if not isinstance(whole, Budget) or not whole.forced:
+            return ()
+        return self._within(replace(whole, forced=()), index, scores)
+
+    def _within(self, budget: Budget, index: int, scores: LayerScores) -> tuple[int, ...]:
         method = self._method
-        assert isinstance(method.budget, Budget)
         seed = f"{method.seed}/{index}"
-        return allocate(method.allocator, scores, method.budget, method.exponents, seed)
+        return allocate(method.allocator, scores, budget, method.exponents, seed)
 
     def _score(
         self,
@@ -232,6 +242,7 @@ class Passes:
             trace_errors=scores.trace_errors,
             stream_norm=scores.stream_norm,
             widths=scores.widths,
+            unforced_bits=self._unforced(index, scores),
         )
         return Entry(record, file)
 

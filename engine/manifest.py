@@ -78,8 +78,9 @@ class LayerRecord:
     a token is protected while decoding; ``frequency`` and ``routing_weight`` sum to 1;
     ``errors[expert][j]`` is eps at ``widths[j]`` bits. ``trace_errors``, likewise, are the sums
     over an expert's matrices of mean(diag H) * ||W - Q||_F^2; ``stream_norm`` is what the errors of
-    a layer are put in relation to when layers are compared. Checkpoints of earlier versions have
-    neither.
+    a layer are put in relation to when layers are compared. ``unforced_bits`` are the widths that
+    the program would have chosen without its two constraints, empty where it has none. Checkpoints
+    of earlier versions have none of these.
     """
 
     expert_bits: tuple[int, ...]
@@ -91,6 +92,7 @@ class LayerRecord:
     trace_errors: tuple[tuple[float, ...], ...] = ()
     stream_norm: float = 0.0
     widths: tuple[int, ...] = (1, 2, 3)
+    unforced_bits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def facts(name: str, folder: Path, manifest: Manifest) -> dict[str, Any]:
         "source": dataclasses.asdict(manifest.source),
         "recipe": dataclasses.asdict(manifest.recipe),
         "expert_bits": [layer.expert_bits for layer in manifest.layers],
+        "unforced_bits": [layer.unforced_bits for layer in manifest.layers],
         "odp_thresholds": [layer.odp_threshold for layer in manifest.layers],
     }
 
@@ -125,10 +127,18 @@ def _details(model: dict[str, Any]) -> str:
         "layer  bits of each expert    ODP threshold",
     ]
     for layer, bits in enumerate(model["expert_bits"]):
+        unforced = model["unforced_bits"][layer]
+        beside = (
+            f"  without forced widths: {_widths(unforced)}" if unforced not in ((), bits) else ""
+        )
         lines.append(
-            f"{layer:>5}  {' '.join(map(str, bits)):<21}  {model['odp_thresholds'][layer]:>13.3f}"
+            f"{layer:>5}  {_widths(bits):<21}  {model['odp_thresholds'][layer]:>13.3f}{beside}"
         )
     return "\n".join(lines)
+
+
+def _widths(bits: Sequence[int]) -> str:
+    return " ".join(map(str, bits))
 
 
 def compressed_folder(name: str) -> Path:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from compress import workspace
-from compress.allocation import ALLOCATORS, LayerScores
+from compress.allocation import ALLOCATORS, LayerScores, allocate, plan_budget
 from compress.evaluation import evaluate
 from compress.pipeline import CompressJob, compress
 from compress.progress import STAGES, Done, JobFailed, Progress, Started, decode
@@ -93,6 +93,8 @@ def test_result_is_a_whole_checkpoint(job: CompressJob, source: Path) -> None:
     assert manifest.recipe.calibration.startswith("text.txt")
     for record in manifest.layers:
         assert set(record.expert_bits) == {1, 2, 3}
+        free = replace(plan_budget("pmq", 2.0, 8), forced=())
+        assert record.unforced_bits == allocate("pmq", LayerScores.of(record), free)
         assert sum(record.frequency) == pytest.approx(1)
         assert 0 < record.odp_threshold < 1
         assert record.odp_quantile > 0
