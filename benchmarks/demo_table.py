@@ -27,13 +27,12 @@ from compress.evaluation import (
     ITEMS_PER_SKILL,
     RECALL_DISTANCE,
     RECALL_ITEMS,
-    PruningMode,
     perplexity,
-    pruning_of,
     run_task,
 )
 from engine.checkpoint import load_model
 from engine.manifest import read_manifest
+from engine.pruning import NO_PRUNING, OdpPruning, Pruning, RatioPruning
 from engine.tokenizer import Tokenizer
 
 ROWS = (
@@ -121,7 +120,7 @@ class Bench:
         """The 16-bit model."""
         tensors = load_file(DEMO_DIR / "model.safetensors").values()
         size = sum(tensor.nbytes for tensor in tensors)
-        return self._measure(DEMO_DIR, "16-bit", (16.0, 16.0, size), "off")
+        return self._measure(DEMO_DIR, "16-bit", (16.0, 16.0, size))
 
     def compressed(self, allocator: str, bits: float, quantizer: str) -> Iterator[Measured]:
         """One row, and one more with ODP where the table asks for it."""
@@ -136,21 +135,27 @@ class Bench:
         name = f"{allocator} {bits:g}" + (f", {quantizer}" if allocator == "uniform" else "")
         size = manifest.sizes
         sizes = (manifest.nominal_bits, size.bits_per_expert_weight, size.total_bytes)
-        yield self._measure(folder, name, sizes, "off")
+        yield self._measure(folder, name, sizes)
         if (allocator, bits, quantizer) in PRUNED_ROWS and not self._quick:
-            yield self._measure(folder, f"{name} + ODP", sizes, "odp")
+            odp = OdpPruning.from_records(manifest.layers)
+            yield self._measure(folder, f"{name} + ODP", sizes, odp)
+            bare = RatioPruning(odp.thresholds)
+            yield self._measure(folder, f"{name} + ODP, nobody protected", sizes, bare)
 
     def _measure(
-        self, folder: Path, name: str, sizes: tuple[float, float, int], mode: PruningMode
+        self,
+        folder: Path,
+        name: str,
+        sizes: tuple[float, float, int],
+        pruning: Pruning = NO_PRUNING,
     ) -> Measured:
         model = load_model(folder)
-        pruning = pruning_of(folder, mode)
         whole = perplexity(model, self._demo.windows, pruning)
         measured = Measured(name, *sizes, whole.perplexity, whole.prune_ratio)
         if self._demo.seed or self._quick:
             return measured
         stepwise = None
-        if mode == "odp":
+        if pruning.needs_statistics:
             stepwise = perplexity(model, self._demo.windows, pruning, stepwise=True).perplexity
         tokenizer = Tokenizer.from_folder(folder)
         return replace(

@@ -94,20 +94,10 @@ class OdpPruning:
         self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
     ) -> Routing:
         """See `Pruning.prune`. Raises UsageError for a model that is not top-2."""
-        if routing.ids.shape[1] != 2:
-            raise UsageError(
-                f"ODP is defined for top-2 routing, this model selects {routing.ids.shape[1]}; "
-                "use --pruning off"
-            )
         if attention is None:
             raise ValueError("ODP needs the attention's statistics")
-        ratio = routing.weights[:, 1] / routing.weights[:, 0]  # [B * T]
-        keep = (ratio >= self.thresholds[layer]) | self._protected(layer, tokens, attention)
-        (first, second), (heavy, light) = routing.ids.unbind(1), routing.weights.unbind(1)
-        return Routing(
-            ids=torch.stack((first, second.where(keep, PRUNED)), dim=1),
-            weights=torch.stack((heavy.where(keep, 1.0), light.where(keep, 0.0)), dim=1),
-        )
+        heavy = _ratio(routing) >= self.thresholds[layer]
+        return _keep_second(routing, heavy | self._protected(layer, tokens, attention))
 
     def _protected(self, layer: int, tokens: Tensor, attention: AttentionStatistics) -> Tensor:
         """Which tokens keep all their experts, bool [B * T]."""
@@ -117,6 +107,40 @@ class OdpPruning:
         count = max(1, int(self.protected_share * scores.shape[1]))
         chosen = scores.topk(count, dim=1).indices
         return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, chosen, True).flatten()
+
+
+@dataclass(frozen=True)
+class RatioPruning:
+    """Skips a token's second expert wherever it weighs little: ODP without its protection, which
+    the tables set beside it."""
+
+    thresholds: tuple[float, ...]
+    needs_statistics: bool = False
+
+    def prune(
+        self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
+    ) -> Routing:
+        """See `Pruning.prune`. Raises UsageError for a model that is not top-2."""
+        return _keep_second(routing, _ratio(routing) >= self.thresholds[layer])
+
+
+def _ratio(routing: Routing) -> Tensor:
+    """w1 / w0 of each token, [B * T]. Raises UsageError for a model that is not top-2."""
+    if routing.ids.shape[1] != 2:
+        raise UsageError(
+            f"ODP is defined for top-2 routing, this model selects {routing.ids.shape[1]}; "
+            "use --pruning off"
+        )
+    return routing.weights[:, 1] / routing.weights[:, 0]
+
+
+def _keep_second(routing: Routing, keep: Tensor) -> Routing:
+    """Skip the second slot of the tokens that do not ``keep`` [B * T] it."""
+    (first, second), (heavy, light) = routing.ids.unbind(1), routing.weights.unbind(1)
+    return Routing(
+        ids=torch.stack((first, second.where(keep, PRUNED)), dim=1),
+        weights=torch.stack((heavy.where(keep, 1.0), light.where(keep, 0.0)), dim=1),
+    )
 
 
 def importance(tokens: Tensor, attention: AttentionStatistics) -> Tensor:

@@ -4,7 +4,15 @@ from torch import Tensor
 
 from engine.attention import AttentionStatistics
 from engine.errors import UsageError
-from engine.pruning import NO_PRUNING, OdpPruning, Routing, importance, own_importance, route
+from engine.pruning import (
+    NO_PRUNING,
+    OdpPruning,
+    RatioPruning,
+    Routing,
+    importance,
+    own_importance,
+    route,
+)
 
 
 def statistics(batch: int, length: int, *, decoding: bool = False) -> AttentionStatistics:
@@ -59,6 +67,15 @@ def test_prompt_is_pruned_by_ratio_except_for_the_important(batch: int, length: 
             assert pruned.ids[row].tolist() == [int(routing.ids[row, 0]), -1]
             assert pruned.weights[row].tolist() == [1.0, 0.0]
     assert len(protected) == batch * max(1, int(0.02 * length))
+
+
+def test_without_protection_the_ratio_alone_decides() -> None:
+    routing = random_routing(200)
+    pruned = RatioPruning((0.0, 0.6)).prune(1, routing, torch.randn(200, 16), None)
+    kept = routing.weights[:, 1] / routing.weights[:, 0] >= 0.6
+    assert torch.equal(pruned.ids[:, 1] >= 0, kept)
+    assert torch.equal(pruned.ids[kept], routing.ids[kept])
+    assert torch.equal(pruned.weights[~kept], torch.tensor([[1.0, 0.0]]).expand(sum(~kept), 2))
 
 
 def test_while_decoding_the_tokens_own_statistic_meets_the_layers_quantile() -> None:
