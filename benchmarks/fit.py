@@ -69,7 +69,8 @@ def _promise(folder: Path, config: ModelConfig, context: int, kind: DeviceKind) 
         return budget.original_budget(config, context, kind)
     manifest = open_manifest(folder)
     widths = [layer.expert_bits for layer in manifest.layers]
-    return budget.compressed_budget(config, widths, manifest.recipe.group_size, context, kind)
+    recipe = manifest.recipe
+    return budget.compressed_budget(config, widths, recipe.group_size, context, kind, recipe.rest)
 
 
 def _use(model: Model, cache: KVCache) -> None:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engine.budget import AS_IT_IS
 from engine.checkpoint import PROJECTIONS, write_dense, write_layer
 from engine.config import ARCHITECTURE, ModelConfig
 from engine.experts import PackedExperts
@@ -20,6 +22,7 @@ from engine.manifest import (
     LayerRecord,
     Manifest,
     Recipe,
+    RestBits,
     Sizes,
     Source,
     sha256_file,
@@ -28,7 +31,11 @@ from engine.packing import PackedMatrix
 
 
 def write_random_checkpoint(
-    folder: Path, config: ModelConfig, expert_bits: Sequence[int], group_size: int
+    folder: Path,
+    config: ModelConfig,
+    expert_bits: Sequence[int],
+    group_size: int,
+    rest_bits: RestBits = AS_IT_IS,
 ) -> None:
     """Write a checkpoint, every layer with these widths, into the folder, which is made."""
     folder.mkdir(parents=True)
@@ -37,21 +44,25 @@ def write_random_checkpoint(
     queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
     projections = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
     projections["o"] = (hidden, queries)
+    router = rest_bits.router_shape(config, group_size)
+    head = rest_bits.head_shape(config, group_size)
     paths = [folder / "config.json"]
     for layer in range(config.num_layers):
-        attention = {name: _packed(*projections[name], group_size) for name in PROJECTIONS}
-        rest = {
-            "router.weight": _floats(config.num_experts, hidden),
-            "input_norm.weight": _floats(hidden),
-            "post_norm.weight": _floats(hidden),
+        attention = {
+            name: _packed(PackedShape(*projections[name], DENSE_BITS, group_size))
+            for name in PROJECTIONS
         }
+        rest = {"input_norm.weight": _floats(hidden), "post_norm.weight": _floats(hidden)}
+        if router is None:
+            rest["router.weight"] = _floats(config.num_experts, hidden)
         experts = PackedExperts(_arena(config, expert_bits, group_size))
-        paths.append(write_layer(folder, layer, attention, experts, rest))
+        packed = None if router is None else _packed(router)
+        paths.append(write_layer(folder, layer, attention, experts, rest, packed))
     ends = {"embed.weight": _floats(config.vocab_size, hidden), "norm.weight": _floats(hidden)}
-    if not config.tie_embeddings:
+    if head is None and not config.tie_embeddings:
         ends["head.weight"] = _floats(config.vocab_size, hidden)
-    paths.append(write_dense(folder, ends))
-    manifest = _manifest(config, tuple(expert_bits), group_size, paths)
+    paths.append(write_dense(folder, ends, None if head is None else _packed(head)))
+    manifest = _manifest(config, tuple(expert_bits), group_size, rest_bits, paths)
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
 
 
@@ -84,9 +95,8 @@ def _halves(count: int, value: float) -> Tensor:
     return torch.full((count,), value, dtype=torch.float16)
 
 
-def _packed(rows: int, columns: int, group_size: int) -> PackedMatrix:
-    shape = PackedShape(rows, columns, DENSE_BITS, group_size)
-    scale, zero = columns**-0.5 / 2**DENSE_BITS, (2**DENSE_BITS - 1) / 2
+def _packed(shape: PackedShape) -> PackedMatrix:
+    scale, zero = shape.columns**-0.5 / 2**shape.bits, (2**shape.bits - 1) / 2
     return PackedMatrix(
         shape, _words(shape.code_words), _halves(shape.scales, scale), _halves(shape.zeros, zero)
     )
@@ -100,17 +110,22 @@ def _arena(config: ModelConfig, bits: Sequence[int], group_size: int) -> Arena:
 
 
 def _manifest(
-    config: ModelConfig, bits: tuple[int, ...], group_size: int, paths: list[Path]
+    config: ModelConfig,
+    bits: tuple[int, ...],
+    group_size: int,
+    rest_bits: RestBits,
+    paths: list[Path],
 ) -> Manifest:
     experts = config.num_experts
     even = (1 / experts,) * experts
     record = LayerRecord(bits, 0.5, 1.0, even, even, ((3.0, 2.0, 1.0),) * experts)
     mean = sum(bits) / experts
+    recipe = Recipe(mean, "rtn", "uniform", group_size, "none", 0, 0, 0, 1.0, 1.5, 2.0)
     return Manifest(
         format_version=FORMAT_VERSION,
         name=f"random-{mean:g}bit",
         source=Source("random", "0", "0" * 64),
-        recipe=Recipe(mean, "rtn", "uniform", group_size, "none", 0, 0, 0, 1.0, 1.5, 2.0),
+        recipe=replace(recipe, router_bits=rest_bits.router, head_bits=rest_bits.head),
         layers=(record,) * config.num_layers,
         sizes=Sizes(
             expert_code_bytes=sum(p.stat().st_size for p in paths),

@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--samples", type=int, metavar="N")
     options.add_argument("--window", type=int, metavar="T")
     options.add_argument("--error", default="block")
+    options.add_argument("--router-bits", type=int, default=16)
+    options.add_argument("--head-bits", type=int, default=16)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--device", default="auto")
     options.add_argument("--expert-bytes", type=int, metavar="N")

@@ -19,8 +19,8 @@ from engine.attention import Rotation
 from engine.checkpoint import Projection
 from engine.layout import Matrix
 from engine.linear import FloatLinear, Linear
-from engine.manifest import DENSE_BITS
-from engine.model import Layer
+from engine.manifest import DENSE_BITS, FULL_BITS
+from engine.model import Layer, Norm
 from engine.packing import PackedMatrix, pack
 from engine.pruning import own_importance
 
@@ -35,6 +35,7 @@ class QuantizedLayer:
     experts: tuple[PackedExpert, ...]
     odp_threshold: float
     odp_quantile: float
+    router: PackedMatrix | None = None
 
 
 def quantize_layer(
@@ -45,9 +46,11 @@ def quantize_layer(
     rope: Rotation,
     quantize: Quantizer,
     group_size: int,
+    router_bits: int,
     listener: Callable[[int], None],
 ) -> tuple[QuantizedLayer, Stream]:
-    """Quantize expert i of a layer as read from a source to ``widths[i]`` bits, its attention to 4.
+    """Quantize expert i of a layer as read from a source to ``widths[i]`` bits, its attention to 4,
+    its router to ``router_bits`` unless these are 16. Tokens then go where that router sends them.
 
     ``stream`` is what the layer's input is behind the quantized layers before it; returns it past
     the quantized layer too. ``layer`` is used up. ``listener`` hears the index of each expert
@@ -62,6 +65,9 @@ def quantize_layer(
         own_importance(layer.moe_input(part), seen).cpu()
         for part, seen in streams.attend_with_statistics(layer, stream, hidden, rope)
     ]
+    router = None
+    if router_bits != FULL_BITS:
+        router = _quantize_router(layer, hidden, quantize, router_bits, group_size)
     block, mixed = MoeBlock.of(layer, hidden), store.scratch()
     packed = []
     for index, bits in enumerate(widths):
@@ -74,6 +80,7 @@ def quantize_layer(
         experts=tuple(packed),
         odp_threshold=pruning.ratio_threshold(block.routing),
         odp_quantile=pruning.protection_quantile(statistics),
+        router=router,
     )
     return quantized, hidden
 
@@ -83,6 +90,7 @@ def quantize_data_free(
     widths: Sequence[int],
     quantize: Quantizer,
     group_size: int,
+    router_bits: int,
     listener: Callable[[int], None],
 ) -> QuantizedLayer:
     """Like `quantize_layer`, by a quantizer that looks at the weights alone. ODP learns nothing."""
@@ -95,6 +103,9 @@ def quantize_data_free(
         (found,) = quantize(weights, hessian, (bits,), group_size)
         return found
 
+    router = None
+    if router_bits != FULL_BITS:
+        router = pack_codes(codes(_weight(layer.router), router_bits))
     packed = []
     for index, bits in enumerate(widths):
         listener(index)
@@ -112,7 +123,26 @@ def quantize_data_free(
         experts=tuple(packed),
         odp_threshold=ODP_THRESHOLD,
         odp_quantile=ODP_QUANTILE,
+        router=router,
     )
+
+
+def quantize_head(
+    weight: Tensor,
+    norm: Norm,
+    stream: Stream | None,
+    quantize: Quantizer,
+    bits: int,
+    group_size: int,
+) -> PackedMatrix:
+    """Quantize the head [V, H], float32, behind the final norm of the stream past the quantized
+    layers; without a stream, by the weights alone."""
+    if stream is None:
+        hessian = even_hessian(weight.shape[1], weight.device)
+    else:
+        hessian = _stream_hessian(stream, norm)
+    (codes,) = quantize(weight, hessian, (bits,), group_size)
+    return pack_codes(codes)
 
 
 def pack_codes(codes: Codes) -> PackedMatrix:
@@ -159,10 +189,7 @@ def _quantize_attention(
         packed[name] = pack_codes(codes)
         return FloatLinear(codes.dequantize())
 
-    inputs = HessianSum(stream.tensor.shape[-1], stream.device)
-    for part in stream.parts():
-        inputs.add(layer.input_norm.forward(stream.read(part)).flatten(0, 1))
-    hessian = inputs.mean()
+    hessian = _stream_hessian(stream, layer.input_norm)
     q, k = one("q", attention.q, hessian), one("k", attention.k, hessian)
     v = one("v", attention.v, hessian)
     output = _Recorder(attention.o, _weight(attention.o).shape[1], stream.device)
@@ -172,6 +199,25 @@ def _quantize_attention(
     o = one("o", attention.o, output.sum.mean())
     layer.attention = replace(layer.attention, o=o)
     return packed
+
+
+def _quantize_router(
+    layer: Layer, hidden: Stream, quantize: Quantizer, bits: int, group_size: int
+) -> PackedMatrix:
+    """Quantize the router for the stream past the layer's attention; it is exchanged for what the
+    codes stand for."""
+    hessian = _stream_hessian(hidden, layer.post_norm)
+    (codes,) = quantize(_weight(layer.router), hessian, (bits,), group_size)
+    layer.router = FloatLinear(codes.dequantize())
+    return pack_codes(codes)
+
+
+def _stream_hessian(stream: Stream, norm: Norm) -> Hessian:
+    """That of a matrix whose input is the whole stream, normed."""
+    inputs = HessianSum(stream.tensor.shape[-1], stream.device)
+    for part in stream.parts():
+        inputs.add(norm.forward(stream.read(part)).flatten(0, 1))
+    return inputs.mean()
 
 
 def _weight(linear: Linear) -> Tensor:

@@ -16,18 +16,20 @@ from compress.allocation import (
 )
 from compress.data_free import data_free_scores
 from compress.journal import Entry
-from compress.layers import QuantizedLayer, quantize_data_free, quantize_layer
+from compress.layers import QuantizedLayer, quantize_data_free, quantize_head, quantize_layer
 from compress.progress import Stage
 from compress.quantizers import Quantizer
 from compress.reporter import Reporter
 from compress.result import write_layer_file
 from compress.routed import StreamedExperts
 from compress.significance import score_layer
-from compress.source import EMBEDDING, Source
+from compress.source import EMBEDDING, HEAD, NORM, Source
 from compress.streams import Placement, Stream, StreamStore
 from compress.workspace import Workspace
 from engine.attention import Rope
-from engine.manifest import LayerRecord
+from engine.manifest import FULL_BITS, LayerRecord, RestBits
+from engine.model import Norm
+from engine.packing import PackedMatrix
 
 ONE_PASS: tuple[tuple[Stage, ...], ...] = (("calibrate", "score", "allocate", "quantize", "write"),)
 TWO_PASSES: tuple[tuple[Stage, ...], ...] = (
@@ -39,7 +41,8 @@ TWO_PASSES: tuple[tuple[Stage, ...], ...] = (
 @dataclass(frozen=True)
 class Method:
     """How a job rounds and spreads bits. ``score_with`` rounds at ``widths`` to measure eps,
-    ``quantize`` makes the codes; a `ModelBudget` is spread over all layers at once."""
+    ``quantize`` makes the codes; a `ModelBudget` is spread over all layers at once. ``rest`` says
+    whether router and head are rounded, too."""
 
     quantize: Quantizer
     score_with: Quantizer
@@ -49,6 +52,7 @@ class Method:
     budget: Budget | ModelBudget
     exponents: Exponents
     seed: int
+    rest: RestBits
 
 
 class Passes:
@@ -70,7 +74,7 @@ class Passes:
         self._source = source
         self._workspace = workspace
         self._report = report
-        self._tokens = tokens
+        self.tokens = tokens
         self._placement = placement
         self._device = device
         self._layers = range(source.config.num_layers)
@@ -162,9 +166,29 @@ class Passes:
             )
             widths = self._widths(index, scores)
             heard = self._expert_listener("quantize", index, "quantizing")
-            quantized = quantize_data_free(layer, widths, method.quantize, method.group_size, heard)
+            quantized = quantize_data_free(
+                layer, widths, method.quantize, method.group_size, method.rest.router, heard
+            )
             journal.finish(self._write(index, widths, scores, quantized))
             self._leave(index)
+
+    def head(self) -> PackedMatrix | None:
+        """The head as it is packed, None where it stays as it is; behind all layers.
+
+        A run that goes on makes it anew, from the stream that the last layer left.
+        """
+        method, config = self._method, self._source.config
+        if method.rest.head == FULL_BITS:
+            return None
+        self._report.finish("write", 0.0, f"quantizing the head to {method.rest.head} bits")
+        norm = Norm(self._keep(NORM).to(self._device, torch.float32), config.rms_norm_eps)
+        stream = None
+        if self.tokens.numel():
+            stream = self._store("quantized").load(config.num_layers)
+        weight = self._keep(HEAD).to(self._device, torch.float32)
+        return quantize_head(
+            weight, norm, stream, method.quantize, method.rest.head, method.group_size
+        )
 
     def _all_widths(self, scores: Sequence[LayerScores]) -> Sequence[tuple[int, ...]]:
         method = self._method
@@ -221,8 +245,9 @@ class Passes:
         method = self._method
         heard = self._expert_listener("quantize", index, "quantizing")
         quantized, stream = quantize_layer(
-            layer, widths, store, stream, self._rope, method.quantize, method.group_size, heard
-        )
+            layer, widths, store, stream, self._rope, method.quantize, method.group_size,
+            method.rest.router, heard,
+        )  # fmt: skip
         return self._write(index, widths, scores, quantized), stream
 
     def _write(
@@ -230,8 +255,7 @@ class Passes:
     ) -> Entry:
         self._report.layer("write", index, 0.0, "writing the layer")
         folder = self._workspace.folder
-        experts = quantized.experts
-        file = write_layer_file(folder, self._source, index, quantized.attention, experts)
+        file = write_layer_file(folder, self._source, index, quantized)
         record = LayerRecord(
             expert_bits=widths,
             odp_threshold=quantized.odp_threshold,
@@ -247,7 +271,7 @@ class Passes:
         return Entry(record, file)
 
     def _store(self, name: str) -> StreamStore:
-        windows, tokens = self._tokens.shape
+        windows, tokens = self.tokens.shape
         shape = (windows, tokens, self._source.config.hidden_size)
         return StreamStore(self._workspace.folder, name, shape, self._placement, self._device)
 
@@ -258,7 +282,7 @@ class Passes:
             self._source.resume(done)
             return store.load(done)
         self._leave(-1)
-        return store.begin(self._tokens, self._keep(EMBEDDING))
+        return store.begin(self.tokens, self._keep(EMBEDDING))
 
     def _keep(self, name: str) -> Tensor:
         return self._workspace.keep(name, lambda: self._source.half(name))

@@ -50,7 +50,17 @@ from engine import devices, manifest
 from engine.config import ModelConfig
 from engine.errors import UsageError
 from engine.layout import PackedShape
-from engine.manifest import DENSE_BITS, FORMAT_VERSION, MANIFEST_NAME, Manifest, Recipe, layer_file
+from engine.manifest import (
+    DENSE_BITS,
+    FORMAT_VERSION,
+    FULL_BITS,
+    MANIFEST_NAME,
+    Manifest,
+    Recipe,
+    RestBits,
+    layer_file,
+)
+from engine.packing import PackedMatrix
 from engine.threads import SMALLEST_SHARED, threads_for
 
 NO_TEXT = CalibrationSize(samples=0, window=0)
@@ -66,7 +76,7 @@ class CompressJob:
     ``source`` is a folder or a repository of the hub, ``owner/name``. ``text`` calibrates, None
     for the source's default; ``samples`` windows of ``window`` tokens, None for the device's
     default; ``exponents`` None are the allocator's. ``expert_bytes`` is what the global program
-    may spend, None for what ``bits`` take.
+    may spend, None for what ``bits`` take. ``router_bits`` and ``head_bits`` 16 leave both alone.
     ``device`` is `auto`, `cpu` or `cuda:N`. ``keep_source`` keeps what is downloaded; ``offline``
     makes no connection. ``restart`` discards an unfinished run and replaces what is at ``out``.
     """
@@ -88,6 +98,8 @@ class CompressJob:
     keep_source: bool = False
     offline: bool = False
     expert_bytes: int | None = None
+    router_bits: int = FULL_BITS
+    head_bits: int = FULL_BITS
 
     @property
     def is_data_free(self) -> bool:
@@ -162,7 +174,7 @@ class _Compression:
     def run(self, scores: Sequence[LayerScores] | None) -> None:
         """From the first check to the published checkpoint."""
         job, source = self._job, self._source
-        check_memory(source.config, len(self._method.widths), self._device)
+        check_memory(source.config, len(self._method.widths), self._device, job.head_bits)
         self._check_disk()
         seconds = self._forecast()
         provenance = source.provenance(lambda done: self._report.check(done, "hashing the source"))
@@ -170,9 +182,11 @@ class _Compression:
         recipe = _recipe(job, self._method, self._size, calibration)
         self._workspace.begin(_fingerprint(recipe, provenance, calibration))
         self._report.begin(source.config.num_layers, _passes(job), seconds)
-        self._all_layers(calibration, scores)
+        passes = self._make_passes(calibration.tokens)
+        self._all_layers(passes, scores)
+        head = passes.head()
         self._report.finish("write", 0.0, "writing what lies outside the layers")
-        whole = self._write_rest(provenance, recipe)
+        whole = self._write_rest(provenance, recipe, head)
         self._report.finish("verify", 0.5, "checking the result")
         manifest.open_manifest(self._workspace.folder)
         self._workspace.publish((*whole.files, MANIFEST_NAME))
@@ -189,7 +203,10 @@ class _Compression:
         total, largest = opening.weight_bytes(self._source)
         kept = total if job.keep_source else 0
         tokens = self._size.samples * self._size.window
-        needed = projection.disk_bytes(config, job.bits, job.group_size, tokens, largest, kept)
+        needed = projection.disk_bytes(
+            config, job.bits, job.group_size, tokens, largest, kept,
+            RestBits(job.router_bits, job.head_bits),
+        )  # fmt: skip
         check_free(job.out, needed, self._source.folder if kept else None)
         if job.passes > 1:
             message = opening.passes_message(self._source, job.reads, job.keep_source)
@@ -209,7 +226,7 @@ class _Compression:
         device = torch.device(self._device.id)
         seconds = seconds_of(work, measure_speed(config, method.quantize, device))
         memory = projection.host_bytes(
-            config, samples * window, self._device.kind, len(method.widths)
+            config, samples * window, self._device.kind, len(method.widths), job.head_bits
         )
         hours = config.num_layers * sum(seconds.values()) / 3600
         self._report.check(
@@ -220,14 +237,18 @@ class _Compression:
         )
         return seconds
 
-    def _all_layers(self, calibration: Calibration, scores: Sequence[LayerScores] | None) -> None:
-        job, tokens = self._job, calibration.tokens
-        widths = len(self._method.widths)
-        placement = choose_placement(self._source.config, tokens.numel(), widths, self._device)
-        passes = Passes(
+    def _make_passes(self, tokens: Tensor) -> Passes:
+        config, widths = self._source.config, len(self._method.widths)
+        placement = choose_placement(
+            config, tokens.numel(), widths, self._device, self._job.head_bits
+        )
+        return Passes(
             self._method, self._source, self._workspace, self._report, tokens, placement,
             torch.device(self._device.id),
         )  # fmt: skip
+
+    def _all_layers(self, passes: Passes, scores: Sequence[LayerScores] | None) -> None:
+        job = self._job
         if job.is_data_free:
             passes.data_free()
         elif job.passes == 1:
@@ -236,7 +257,7 @@ class _Compression:
             if scores is not None:
                 self._workspace.journal.use(scores)
             elif job.error == "model":
-                passes.score_all(self._model_errors(tokens))
+                passes.score_all(self._model_errors(passes.tokens))
             else:
                 passes.score_all()
             passes.quantize_all()
@@ -259,7 +280,9 @@ class _Compression:
         score_with, size = method.score_with, method.group_size
         return model_error.model_errors(model, tokens, score_with, size, method.widths, tell)
 
-    def _write_rest(self, provenance: manifest.Source, recipe: Recipe) -> Manifest:
+    def _write_rest(
+        self, provenance: manifest.Source, recipe: Recipe, head: PackedMatrix | None
+    ) -> Manifest:
         workspace, source = self._workspace, self._source
         done = {
             layer_file(layer): (entry.record, entry.file)
@@ -270,7 +293,7 @@ class _Compression:
         def read(tensor: str) -> Tensor:
             return workspace.keep(tensor, lambda: source.half(tensor))
 
-        return write_rest(workspace.folder, name, source, read, provenance, recipe, done)
+        return write_rest(workspace.folder, name, source, read, provenance, recipe, done, head)
 
 
 def _passes(job: CompressJob) -> tuple[tuple[Stage, ...], ...]:
@@ -292,6 +315,13 @@ def _check_words(job: CompressJob) -> None:
         )
     if job.is_data_free and job.allocator == "hessian":
         raise UsageError("--allocator hessian needs activations: give a --text, or choose fnorm")
+    for option, bits, widths in (
+        ("--router-bits", job.router_bits, manifest.ROUTER_WIDTHS),
+        ("--head-bits", job.head_bits, manifest.HEAD_WIDTHS),
+    ):
+        if bits not in widths:
+            named = " or ".join(map(str, widths))
+            raise UsageError(f"{option} {bits} is not possible: choose {named}")
     if job.expert_bytes is not None and not needs_all_layers(job.allocator):
         raise UsageError("--expert-bytes is a budget for --allocator global only")
 
@@ -301,6 +331,11 @@ def _check_shapes(job: CompressJob, config: ModelConfig) -> None:
     attention = config.num_heads * config.head_dim
     for columns in (config.hidden_size, config.intermediate_size, attention):
         PackedShape(1, columns, DENSE_BITS, job.group_size)
+    if config.tie_embeddings and job.head_bits != FULL_BITS:
+        raise UsageError(
+            f"--head-bits {job.head_bits} is not possible: this model's head is its embeddings, "
+            "which stay in 16 bits"
+        )
 
 
 def _method(job: CompressJob, config: ModelConfig) -> Method:
@@ -321,6 +356,7 @@ def _method(job: CompressJob, config: ModelConfig) -> Method:
         budget=spread,
         exponents=job.exponents or default_exponents(job.allocator),
         seed=job.seed,
+        rest=RestBits(job.router_bits, job.head_bits),
     )
 
 
@@ -340,13 +376,15 @@ def _recipe(
         beta=method.exponents.beta,
         gamma=method.exponents.gamma,
         error=job.error,
+        router_bits=job.router_bits,
+        head_bits=job.head_bits,
         notes=method.budget.notes + (data_free.NOTES if job.is_data_free else ()),
     )
 
 
 def _fingerprint(recipe: Recipe, provenance: manifest.Source, calibration: Calibration) -> str:
     """What must be the same for one run to go on where another stopped."""
-    what = [FORMAT_VERSION, asdict(recipe), asdict(provenance)]
+    what = [FORMAT_VERSION, recipe.to_dict(), asdict(provenance)]
     digest = hashlib.sha256(json.dumps(what).encode())
     digest.update(calibration.tokens.numpy().tobytes())
     return digest.hexdigest()

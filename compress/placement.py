@@ -10,17 +10,20 @@ from compress.streams import Placement
 from engine import devices
 from engine.config import ModelConfig
 from engine.errors import DoesNotFitError
+from engine.manifest import FULL_BITS
 from engine.protocol import Device
 
 
-def choose_placement(config: ModelConfig, tokens: int, widths: int, device: Device) -> Placement:
-    """To the device if they fit there beside the work on experts at ``widths`` widths, else to
-    host memory, else to mapped files.
+def choose_placement(
+    config: ModelConfig, tokens: int, widths: int, device: Device, head_bits: int = FULL_BITS
+) -> Placement:
+    """To the device if they fit there beside the work on experts at ``widths`` widths and on a
+    head that is rounded too, else to host memory, else to mapped files.
 
     The result does not depend on it. A device of unknown memory is taken for large enough.
     """
     streams = projection.STREAMS * projection.stream_bytes(tokens, config.hidden_size)
-    work = projection.work_bytes(config, widths)
+    work = projection.work_bytes(config, widths, head_bits)
     if device.kind == "cuda" and device.free_bytes >= streams + work:
         return "device"
     host = devices.cpu_device()
@@ -28,9 +31,11 @@ def choose_placement(config: ModelConfig, tokens: int, widths: int, device: Devi
     return "host" if not host.total_bytes or host.free_bytes >= needed else "disk"
 
 
-def check_memory(config: ModelConfig, widths: int, device: Device) -> None:
+def check_memory(
+    config: ModelConfig, widths: int, device: Device, head_bits: int = FULL_BITS
+) -> None:
     """Raise DoesNotFitError where not even the work on one expert fits, the streams aside."""
-    need = projection.work_bytes(config, widths)
+    need = projection.work_bytes(config, widths, head_bits)
     other = "another --device" if device.kind == "cpu" else "--device cpu, or another"
     devices.check_fits(device, need, lambda: f"close other programs, or choose {other}")
 

@@ -10,6 +10,7 @@ from compress.progress import Stage
 from compress.rounding_memory import quantizer_bytes
 from engine import budget
 from engine.config import ModelConfig
+from engine.manifest import FULL_BITS, RestBits
 
 FLOAT32, HALF = 4, 2
 
@@ -61,13 +62,14 @@ def disk_bytes(
     tokens: int,
     largest_shard: int = 0,
     kept_source: int = 0,
+    rest: RestBits = budget.AS_IT_IS,
 ) -> int:
     """What a job needs on the disk at its peak: the result, two shards while they are streamed
     (``largest_shard`` 0 for a source that is on the disk already) or, with ``kept_source``, all of
     them, and the calibration streams in two generations, one while the next is written."""
     widths = budget.spread_bits(nominal_bits, config.num_experts)
     experts = config.num_layers * budget.expert_bytes(config, widths, group_size)
-    result = budget.dense_bytes(config, group_size, "cuda") + experts
+    result = budget.dense_bytes(config, group_size, "cuda", rest) + experts
     ends = 2 * config.vocab_size * config.hidden_size * budget.STORED_BYTES
     source = max(2 * largest_shard, kept_source)
     return result + ends + source + 2 * 2 * stream_bytes(tokens, config.hidden_size)
@@ -82,10 +84,11 @@ PROGRAM_BYTES = 600 * 10**6
 """Python, torch and numba in host memory before any work."""
 
 
-def work_bytes(config: ModelConfig, widths: int) -> int:
+def work_bytes(config: ModelConfig, widths: int, head_bits: int = FULL_BITS) -> int:
     """Peak of the work on one expert at ``widths`` widths, beside the streams, on the device that
     computes: either while ``down`` is rounded, with the Hessian and its factor, or while the
-    rounded experts are compared with the exact one."""
+    rounded experts are compared with the exact one. Where the head is rounded, too, at least the
+    peak of that, which is less but for narrow experts and a large vocabulary."""
     hidden, inner = config.hidden_size, config.intermediate_size
     matrix = hidden * inner
     expert = 3 * matrix * HALF
@@ -96,7 +99,16 @@ def work_bytes(config: ModelConfig, widths: int) -> int:
     rounding = expert + codes + FLOAT32 * matrix + FLOAT32 * inner**2 + beside
     dequantized = 2 * 2 * matrix * FLOAT32
     comparing = (1 + widths) * expert + codes + max(dequantized, activations)
-    return max(rounding, comparing)
+    heading = 0 if head_bits == FULL_BITS else _head_bytes(config)
+    return max(rounding, comparing, heading)
+
+
+def _head_bytes(config: ModelConfig) -> int:
+    """The head as stored, in float32 and as codes, one byte each; its Hessian; and the quantizer's
+    own."""
+    hidden, rows = config.hidden_size, config.vocab_size
+    beside = quantizer_bytes(rows, hidden, 1, budget.GROUP_SIZE, half_products=True)
+    return rows * hidden * (HALF + FLOAT32 + 1) + FLOAT32 * hidden**2 + beside
 
 
 def device_bytes(config: ModelConfig, tokens: int, widths: int = 3) -> int:
@@ -104,11 +116,17 @@ def device_bytes(config: ModelConfig, tokens: int, widths: int = 3) -> int:
     return work_bytes(config, widths) + STREAMS * stream_bytes(tokens, config.hidden_size)
 
 
-def host_bytes(config: ModelConfig, tokens: int, kind: budget.DeviceKind, widths: int = 3) -> int:
+def host_bytes(
+    config: ModelConfig,
+    tokens: int,
+    kind: budget.DeviceKind,
+    widths: int = 3,
+    head_bits: int = FULL_BITS,
+) -> int:
     """Peak of host memory: the streams and, on a CPU, the work."""
     streams = STREAMS * stream_bytes(tokens, config.hidden_size)
     if kind == "cpu":
-        return PROGRAM_BYTES + streams + work_bytes(config, widths)
+        return PROGRAM_BYTES + streams + work_bytes(config, widths, head_bits)
     expert = 3 * config.hidden_size * config.intermediate_size * HALF
     return PROGRAM_BYTES + streams + 2 * expert
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compress.companions import COMPANIONS
-from compress.layers import PackedExpert
+from compress.layers import QuantizedLayer
 from compress.source import EMBEDDING, HEAD, NORM, Source
 from engine import budget
-from engine.checkpoint import Projection, sync, write_dense, write_layer
+from engine.checkpoint import sync, write_dense, write_layer
 from engine.config import ModelConfig
 from engine.experts import PackedExperts
 from engine.layout import arena_layout
@@ -26,19 +26,19 @@ from engine.manifest import Source as Provenance
 from engine.original import TensorReader
 from engine.packing import PackedMatrix
 
-_HALF_BYTES = 2
-
 
 def write_layer_file(
     folder: Path,
     source: Source,
-    layer: int,
-    attention: Mapping[Projection, PackedMatrix],
-    experts: Sequence[PackedExpert],
+    index: int,
+    layer: QuantizedLayer,
 ) -> FileRecord:
     """Write one layer; returns its size and hash. Raises DiskFullError."""
-    arena = PackedExperts.from_matrices(experts)
-    path = write_layer(folder, layer, attention, arena, source.layer_tensors(layer))
+    arena = PackedExperts.from_matrices(layer.experts)
+    rest = source.layer_tensors(index)
+    if layer.router is not None:
+        del rest["router.weight"]
+    path = write_layer(folder, index, layer.attention, arena, rest, layer.router)
     return file_record(path)
 
 
@@ -55,17 +55,18 @@ def write_rest(
     provenance: Provenance,
     recipe: Recipe,
     layers: Mapping[str, tuple[LayerRecord, FileRecord]],
+    head: PackedMatrix | None,
 ) -> Manifest:
     """Write embeddings and head, copy the small files, and write the manifest last.
 
     ``read`` gives tensors of the source in 16 bits. ``layers`` holds the record of each layer and
-    of its file, by the file's name, in order.
+    of its file, by the file's name, in order. ``head`` is None where it stays in 16 bits.
     """
     files = {file_name: file for file_name, (_, file) in layers.items()}
     tensors = {"embed.weight": read(EMBEDDING), "norm.weight": read(NORM)}
-    if not source.config.tie_embeddings:
+    if head is None and not source.config.tie_embeddings:
         tensors["head.weight"] = read(HEAD)
-    dense = write_dense(folder, tensors)
+    dense = write_dense(folder, tensors, head)
     files[dense.name] = file_record(dense)
     for companion in COMPANIONS:
         if (source.folder / companion).is_file():
@@ -79,7 +80,7 @@ def write_rest(
         source=provenance,
         recipe=recipe,
         layers=records,
-        sizes=sizes(source.config, records, recipe.group_size),
+        sizes=sizes(source.config, records, recipe),
         files=files,
     )
     path = folder / MANIFEST_NAME
@@ -88,20 +89,14 @@ def write_rest(
     return whole
 
 
-def sizes(config: ModelConfig, layers: Sequence[LayerRecord], group_size: int) -> Sizes:
+def sizes(config: ModelConfig, layers: Sequence[LayerRecord], recipe: Recipe) -> Sizes:
     """Bytes by part, counted by the layout that the files are written in."""
-    layouts = [
-        arena_layout(record.expert_bits, config.hidden_size, config.intermediate_size, group_size)
-        for record in layers
-    ]
-    expert_weights = config.num_layers * config.num_experts * config.expert_weights
-    attention_weights = config.num_layers * config.attention_weights
-    half_weights = config.total_weights - expert_weights - attention_weights
-    attention = config.num_layers * budget.attention_bytes(config, group_size)
+    hidden, inner, group_size = config.hidden_size, config.intermediate_size, recipe.group_size
+    layouts = [arena_layout(record.expert_bits, hidden, inner, group_size) for record in layers]
     return Sizes(
         expert_code_bytes=sum(layout.code_bytes for layout in layouts),
         expert_metadata_bytes=sum(layout.metadata_bytes for layout in layouts),
-        dense_bytes=attention + _HALF_BYTES * half_weights,
-        expert_weights=expert_weights,
+        dense_bytes=budget.dense_bytes(config, group_size, "cuda", recipe.rest),
+        expert_weights=config.num_layers * config.num_experts * config.expert_weights,
         total_weights=config.total_weights,
     )

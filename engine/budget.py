@@ -13,7 +13,7 @@ from typing import Literal
 from engine.config import ModelConfig
 from engine.errors import UsageError
 from engine.layout import PackedShape, arena_layout
-from engine.manifest import DENSE_BITS
+from engine.manifest import DENSE_BITS, FULL_BITS, RestBits
 
 DeviceKind = Literal["cuda", "cpu"]
 ExpertBits = Sequence[Sequence[int]]
@@ -59,6 +59,9 @@ _MASK_BYTES = 2
 _DEQUANTIZED_BYTES: dict[DeviceKind, int] = {"cuda": 4 + 4 + 4, "cpu": 0}
 """Bytes per weight of a matrix while it is dequantized: code, difference and product in float32.
 The CPU's kernels read packed weights."""
+
+AS_IT_IS = RestBits()
+"""Router and head in 16 bits, as everything is planned that is yet to be made."""
 
 CUDA_CONTEXT_BYTES = 512 << 20
 """What CUDA itself takes on a card for each process that uses it: context, libraries, loaded
@@ -110,14 +113,19 @@ def choose_context(config: ModelConfig, context: int | None) -> int:
 
 
 def compressed_budget(
-    config: ModelConfig, expert_bits: ExpertBits, group_size: int, context: int, kind: DeviceKind
+    config: ModelConfig,
+    expert_bits: ExpertBits,
+    group_size: int,
+    context: int,
+    kind: DeviceKind,
+    rest: RestBits = AS_IT_IS,
 ) -> Budget:
     """What a compressed checkpoint with these widths takes at ``context`` tokens."""
     experts = sum(expert_bytes(config, bits, group_size) for bits in expert_bits)
     return Budget(
-        weights=dense_bytes(config, group_size, kind) + experts,
+        weights=dense_bytes(config, group_size, kind, rest) + experts,
         kv_cache=kv_cache_bytes(config, context, kind),
-        workspace=workspace_bytes(config, context, kind),
+        workspace=workspace_bytes(config, context, kind, rest),
     )
 
 
@@ -181,13 +189,21 @@ def attention_bytes(config: ModelConfig, group_size: int) -> int:
     )
 
 
-def dense_bytes(config: ModelConfig, group_size: int, kind: DeviceKind) -> int:
-    """Everything but the experts: attention, routers, norms, embeddings, head."""
-    hidden = config.hidden_size
-    router_and_norms = (config.num_experts + 2) * hidden * COMPUTE_BYTES[kind]
-    embeddings = config.vocab_size * hidden * (1 if config.tie_embeddings else 2) * STORED_BYTES
-    per_layer = attention_bytes(config, group_size) + router_and_norms
-    return config.num_layers * per_layer + embeddings + hidden * COMPUTE_BYTES[kind]
+def dense_bytes(
+    config: ModelConfig, group_size: int, kind: DeviceKind, rest: RestBits = AS_IT_IS
+) -> int:
+    """Everything but the experts: attention, routers, norms, embeddings, head.
+
+    On "cuda" also what it takes in the files, where nothing but them is wider than 16 bits.
+    """
+    hidden, compute = config.hidden_size, COMPUTE_BYTES[kind]
+    router = rest.router_shape(config, group_size)
+    router_bytes = router.total_bytes if router else config.num_experts * hidden * compute
+    embeddings = config.vocab_size * hidden * STORED_BYTES
+    head = rest.head_shape(config, group_size)
+    head_bytes = head.total_bytes if head else 0 if config.tie_embeddings else embeddings
+    per_layer = attention_bytes(config, group_size) + router_bytes + 2 * hidden * compute
+    return config.num_layers * per_layer + embeddings + head_bytes + hidden * compute
 
 
 def kv_cache_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
@@ -196,19 +212,23 @@ def kv_cache_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
     return per_token * context * COMPUTE_BYTES[kind]
 
 
-def workspace_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
+def workspace_bytes(
+    config: ModelConfig, context: int, kind: DeviceKind, rest: RestBits = AS_IT_IS
+) -> int:
     """What a prefill chunk that ends a full context needs beyond weights and cache, with ODP.
 
     On a CPU the larger of a layer's two halves: what the first gave back the second takes. A
     GPU's allocator keeps blocks of sizes that do not match, so there both count in full, and the
-    one matrix that the reference kernels dequantize.
+    largest matrix that the reference kernels dequantize.
     """
     attention = _attention_workspace(config, context, kind)
     experts = _experts_workspace(config, context, kind)
     if kind == "cpu":
         return max(attention, experts)
-    matrix = config.hidden_size * config.intermediate_size * _DEQUANTIZED_BYTES[kind]
-    return attention + experts + matrix
+    outputs = config.intermediate_size
+    if rest.head != FULL_BITS:
+        outputs = max(outputs, config.vocab_size)
+    return attention + experts + config.hidden_size * outputs * _DEQUANTIZED_BYTES[kind]
 
 
 def _attention_workspace(config: ModelConfig, context: int, kind: DeviceKind) -> int:

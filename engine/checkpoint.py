@@ -21,7 +21,7 @@ from engine.errors import CheckpointError, DiskFullError
 from engine.experts import PackedExperts
 from engine.kernels import Arena, select
 from engine.layout import PackedShape, arena_layout
-from engine.linear import FloatLinear, PackedLinear
+from engine.linear import FloatLinear, Linear, PackedLinear
 from engine.manifest import (
     DENSE_BITS,
     DENSE_FILE,
@@ -45,12 +45,26 @@ LoadListener = Callable[[float, str], None]
 class StoredLayer:
     """What the file of one layer holds, in the types it is stored in.
 
-    ``rest``: `router.weight` [E, H], `input_norm.weight` and `post_norm.weight` [H], 16-bit.
+    ``rest``: `input_norm.weight` and `post_norm.weight` [H] and, unless it is packed,
+    `router.weight` [E, H], 16-bit.
     """
 
     attention: dict[Projection, PackedMatrix]
     experts: PackedExperts
     rest: dict[str, Tensor]
+    router: PackedMatrix | None = None
+
+
+@dataclass(frozen=True)
+class StoredDense:
+    """What the file of what belongs to no layer holds.
+
+    ``rest``: `embed.weight` [V, H], `norm.weight` [H], and `head.weight` [V, H] unless it is
+    packed or tied to the embeddings.
+    """
+
+    rest: dict[str, Tensor]
+    head: PackedMatrix | None = None
 
 
 def load_model(
@@ -78,12 +92,15 @@ def write_layer(
     attention: Mapping[Projection, PackedMatrix],
     experts: PackedExperts,
     rest: Mapping[str, Tensor],
+    router: PackedMatrix | None = None,
 ) -> Path:
     """Write the file of layer ``index``; returns its path. Raises DiskFullError.
 
-    ``rest``: `router.weight` [E, H], `input_norm.weight` and `post_norm.weight` [H], 16-bit.
+    The contents are those of a `StoredLayer`.
     """
     tensors = {**rest, **_named("experts", experts.arena)}
+    if router is not None:
+        tensors |= _named("router", router)
     for name in PROJECTIONS:
         tensors |= _named(f"attention.{name}", attention[name])
     return save_tensors(folder / layer_file(index), tensors)
@@ -99,17 +116,18 @@ def read_layer(
     """Read the file of layer ``index``, the inverse of `write_layer`. Raises CheckpointError."""
     file = _TensorFile(folder / layer_file(index), torch.device(device))
     hidden, group_size = config.hidden_size, manifest.recipe.group_size
+    rest = {name: file.floating(name, hidden) for name in ("input_norm.weight", "post_norm.weight")}
+    router = manifest.recipe.rest.router_shape(config, group_size)
+    if router is None:
+        rest["router.weight"] = file.floating("router.weight", config.num_experts, hidden)
     return StoredLayer(
         attention={
             name: file.packed(f"attention.{name}", shape)
             for name, shape in attention_shapes(config, group_size).items()
         },
         experts=PackedExperts(file.arena(config, manifest.layers[index].expert_bits, group_size)),
-        rest={
-            "router.weight": file.floating("router.weight", config.num_experts, hidden),
-            "input_norm.weight": file.floating("input_norm.weight", hidden),
-            "post_norm.weight": file.floating("post_norm.weight", hidden),
-        },
+        rest=rest,
+        router=None if router is None else file.packed("router", router),
     )
 
 
@@ -123,28 +141,29 @@ def attention_shapes(config: ModelConfig, group_size: int) -> dict[Projection, P
     return {name: PackedShape(*sides[name], DENSE_BITS, group_size) for name in PROJECTIONS}
 
 
-def write_dense(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
+def write_dense(folder: Path, rest: Mapping[str, Tensor], head: PackedMatrix | None = None) -> Path:
     """Write what belongs to no layer; returns the file's path. Raises DiskFullError.
 
-    ``tensors``: `embed.weight` [V, H], `norm.weight` [H], and `head.weight` [V, H] unless it is
-    tied to the embeddings.
+    The contents are those of a `StoredDense`.
     """
-    return save_tensors(folder / DENSE_FILE, tensors)
+    packed = {} if head is None else _named("head", head)
+    return save_tensors(folder / DENSE_FILE, {**rest, **packed})
 
 
 def read_dense(
-    folder: Path, config: ModelConfig, device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
+    folder: Path, manifest: Manifest, config: ModelConfig, device: torch.device | str = "cpu"
+) -> StoredDense:
     """Read what belongs to no layer, the inverse of `write_dense`. Raises CheckpointError."""
     file = _TensorFile(folder / DENSE_FILE, torch.device(device))
     size = (config.vocab_size, config.hidden_size)
-    tensors = {
+    rest = {
         "embed.weight": file.floating("embed.weight", *size),
         "norm.weight": file.floating("norm.weight", config.hidden_size),
     }
-    if not config.tie_embeddings:
-        tensors["head.weight"] = file.floating("head.weight", *size)
-    return tensors
+    head = manifest.recipe.rest.head_shape(config, manifest.recipe.group_size)
+    if head is None and not config.tie_embeddings:
+        rest["head.weight"] = file.floating("head.weight", *size)
+    return StoredDense(rest, None if head is None else file.packed("head", head))
 
 
 def _named(prefix: str, packed: PackedMatrix | Arena) -> dict[str, Tensor]:
@@ -185,18 +204,22 @@ def _load_compressed(folder: Path, device: torch.device, listener: LoadListener)
     listener(0.0, "kernels")
     select(device).warm()
     listener(0.0, "embeddings")
-    dense = read_dense(folder, config, device)
-    embed = dense["embed.weight"]
+    dense = read_dense(folder, manifest, config, device)
+    embed = dense.rest["embed.weight"]
     dtype = torch.float32 if device.type == "cpu" else embed.dtype
-    norm = Norm(dense["norm.weight"].to(dtype), config.rms_norm_eps)
+    norm = Norm(dense.rest["norm.weight"].to(dtype), config.rms_norm_eps)
     layers = []
     for index in range(config.num_layers):
         listener(index / config.num_layers, f"layer {index + 1} of {config.num_layers}")
         stored = read_layer(folder, manifest, config, index, device)
         layers.append(_layer(config, index, stored, dtype))
     listener(1.0, "ready")
-    head = dense.get("head.weight", embed)
-    return Model(config, layers, embed, norm, FloatLinear(head), dtype)
+    head: Linear
+    if dense.head is None:
+        head = FloatLinear(dense.rest.get("head.weight", embed))
+    else:
+        head = PackedLinear(dense.head)
+    return Model(config, layers, embed, norm, head, dtype)
 
 
 def _layer(config: ModelConfig, index: int, stored: StoredLayer, dtype: torch.dtype) -> Layer:
@@ -205,6 +228,11 @@ def _layer(config: ModelConfig, index: int, stored: StoredLayer, dtype: torch.dt
     def norm(name: str) -> Norm:
         return Norm(stored.rest[f"{name}.weight"].to(dtype), config.rms_norm_eps)
 
+    router: Linear
+    if stored.router is None:
+        router = FloatLinear(stored.rest["router.weight"].to(dtype))
+    else:
+        router = PackedLinear(stored.router)
     return Layer(
         index=index,
         input_norm=norm("input_norm"),
@@ -214,7 +242,7 @@ def _layer(config: ModelConfig, index: int, stored: StoredLayer, dtype: torch.dt
             window=config.sliding_window,
         ),
         post_norm=norm("post_norm"),
-        router=FloatLinear(stored.rest["router.weight"].to(dtype)),
+        router=router,
         experts=stored.experts,
         top_k=config.top_k,
     )

@@ -28,6 +28,10 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "mc.json"
 DENSE_FILE = "dense.safetensors"
 DENSE_BITS = 4
+FULL_BITS = 16
+"""What router and head keep unless they are to be rounded, too: they stay as they are."""
+ROUTER_WIDTHS = (4, FULL_BITS)
+HEAD_WIDTHS = (4, 8, FULL_BITS)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _MOST = 2**53
@@ -46,6 +50,27 @@ class Source:
     repository: str
     revision: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class RestBits:
+    """Widths of what is neither expert nor attention and may be packed all the same: each layer's
+    router, and the head."""
+
+    router: int = FULL_BITS
+    head: int = FULL_BITS
+
+    def router_shape(self, config: ModelConfig, group_size: int) -> PackedShape | None:
+        """The packed shape of a router; None where it stays as it is. Raises UsageError."""
+        if self.router == FULL_BITS:
+            return None
+        return PackedShape(config.num_experts, config.hidden_size, self.router, group_size)
+
+    def head_shape(self, config: ModelConfig, group_size: int) -> PackedShape | None:
+        """Likewise, of the head."""
+        if self.head == FULL_BITS:
+            return None
+        return PackedShape(config.vocab_size, config.hidden_size, self.head, group_size)
 
 
 @dataclass(frozen=True)
@@ -68,6 +93,21 @@ class Recipe:
     gamma: float
     notes: tuple[str, ...] = ()
     error: str = "block"
+    router_bits: int = FULL_BITS
+    head_bits: int = FULL_BITS
+
+    @property
+    def rest(self) -> RestBits:
+        """The widths of router and head."""
+        return RestBits(self.router_bits, self.head_bits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in `mc.json`: who knows nothing of packed routers and heads can read what has none."""
+        packed = dataclasses.asdict(self)
+        for name in ("router_bits", "head_bits"):
+            if packed[name] == FULL_BITS:
+                del packed[name]
+        return packed
 
 
 @dataclass(frozen=True)
@@ -150,7 +190,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of `mc.json`; the same manifest gives the same bytes."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        content = {**dataclasses.asdict(self), "recipe": self.recipe.to_dict()}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def is_compressed(folder: Path) -> bool:
@@ -197,6 +238,9 @@ def _check(manifest: Manifest) -> None:
     for name in manifest.files:
         if not _FILE_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a file of a checkpoint")
+    rest = manifest.recipe.rest
+    if rest.router not in ROUTER_WIDTHS or rest.head not in HEAD_WIDTHS:
+        raise ValueError(f"no router has {rest.router} bits and no head {rest.head}")
     if not manifest.layers:
         raise ValueError("it describes no layer")
     for index, layer in enumerate(manifest.layers):
@@ -268,6 +312,11 @@ def _check_shape(path: Path, manifest: Manifest, config: ModelConfig) -> None:
                 f"{path} describes {len(layer.expert_bits)} experts in layer {index}, config.json "
                 f"{config.num_experts}; compress or pull the model again"
             )
+    if config.tie_embeddings and manifest.recipe.head_bits != FULL_BITS:
+        raise CheckpointError(
+            f"{path} describes a head of {manifest.recipe.head_bits} bits, which config.json ties "
+            "to the embeddings; compress or pull the model again"
+        )
     queries = config.num_heads * config.head_dim
     try:
         for columns in (config.hidden_size, config.intermediate_size, queries):

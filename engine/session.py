@@ -48,8 +48,10 @@ class _Checkpoint:
         if self.manifest is None:
             return budgets.original_budget(self.config, context, kind)
         widths = [layer.expert_bits for layer in self.manifest.layers]
-        group_size = self.manifest.recipe.group_size
-        return budgets.compressed_budget(self.config, widths, group_size, context, kind)
+        recipe = self.manifest.recipe
+        return budgets.compressed_budget(
+            self.config, widths, recipe.group_size, context, kind, recipe.rest
+        )
 
     def advice(self, context: int, kind: budgets.DeviceKind, free_bytes: int) -> str:
         """What to do when this does not fit: the next smaller choice that does."""

@@ -15,7 +15,7 @@ from compress.plan import Choice, plan
 from engine import budget
 from engine.config import ModelConfig
 from engine.errors import DoesNotFitError
-from engine.manifest import read_manifest
+from engine.manifest import HEAD_WIDTHS, ROUTER_WIDTHS, read_manifest
 
 ALLOCATORS = (
     *("pmq", "pmq-free", "global", "uniform", "random", "frequency", "weight", "fnorm"),
@@ -25,7 +25,10 @@ QUANTIZERS = ("refined", "gptq", "rtn", "hqq", "minmax")
 """As in `compress.allocation` and `compress.quantizers`, which take a second to import."""
 
 _DEFAULT_BITS = 2.5
-_PASSED_ON = ("text", "samples", "window", "allocator", "quantizer", "group_size", "error", "seed")
+_PASSED_ON = (
+    *("text", "samples", "window", "allocator", "quantizer", "group_size", "error"),
+    *("router_bits", "head_bits", "seed"),
+)
 _FLAGS = ("keep_source", "offline")
 
 
@@ -66,6 +69,12 @@ def add(commands: Commands) -> None:
         "--error",
         choices=("block", "model"),
         help="where an expert's damage is measured: at its block's output, or at the model's",
+    )
+    parser.add_argument(
+        "--router-bits", type=int, choices=ROUTER_WIDTHS, help="bits of the routers; default 16"
+    )
+    parser.add_argument(
+        "--head-bits", type=int, choices=HEAD_WIDTHS, help="bits of the head; default 16"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, metavar="N")

@@ -12,7 +12,14 @@ from app.arguments import Commands, add_json, print_json
 from app.progress_line import ProgressLine
 from app.render import safe_text
 from engine.errors import CheckpointError, UsageError
-from engine.manifest import Manifest, is_compressed, open_manifest, read_manifest, verify_hashes
+from engine.manifest import (
+    FULL_BITS,
+    Manifest,
+    is_compressed,
+    open_manifest,
+    read_manifest,
+    verify_hashes,
+)
 
 
 def add(commands: Commands) -> None:
@@ -122,6 +129,7 @@ def _details(model: dict[str, Any]) -> str:
         f"made with {recipe['quantizer']} and {recipe['allocator']}, groups of "
         f"{recipe['group_size']}, calibrated on {recipe['samples']} x {recipe['window']} tokens "
         f"of {recipe['calibration']}, seed {recipe['seed']}",
+        *_rest(recipe),
         *recipe["notes"],
         "",
         "layer  bits of each expert    ODP threshold",
@@ -139,6 +147,13 @@ def _details(model: dict[str, Any]) -> str:
 
 def _widths(bits: Sequence[int]) -> str:
     return " ".join(map(str, bits))
+
+
+def _rest(recipe: dict[str, Any]) -> list[str]:
+    """What is packed that usually stays in 16 bits."""
+    widths = {name: recipe[f"{name}_bits"] for name in ("router", "head")}
+    words = [f"{name} at {bits} bits" for name, bits in widths.items() if bits != FULL_BITS]
+    return [", ".join(words)] if words else []
 
 
 def compressed_folder(name: str) -> Path:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 from compress.hub.repository import is_repository_name
-from engine.manifest import Manifest, Recipe
+from engine.manifest import FULL_BITS, Manifest, Recipe
 
 _TAGS = ("mixtral", "mixture-of-experts", "quantized", "mixed-precision", "mc-chat")
 _PAPER = "https://arxiv.org/abs/2410.06270"
@@ -78,6 +78,8 @@ def _recipe(recipe: Recipe) -> list[str]:
         "calibration windows": f"{recipe.samples} of {recipe.window} tokens, seed {recipe.seed}",
         "exponents": f"alpha {recipe.alpha:g}, beta {recipe.beta:g}, gamma {recipe.gamma:g}",
     }
+    packed = {"bits of the routers": recipe.router_bits, "bits of the head": recipe.head_bits}
+    rows |= {name: str(bits) for name, bits in packed.items() if bits != FULL_BITS}
     lines = ["| | |", "|---|---|"]
     lines += [f"| {name} | {_plain(value)} |" for name, value in rows.items()]
     return lines + ["", *(f"- {_plain(note)}" for note in recipe.notes)] * bool(recipe.notes)

@@ -81,15 +81,19 @@ def _write(
         layer = read_layer(folder, manifest, config, index)
         matrices = _matrices(index, layer)
         linears.update({name: matrix.shape.bits for name, matrix in matrices.items()})
-        rest = {name: layer.rest[ours] for ours, name in hqq_names.rest(index).items()}
+        names = hqq_names.rest(index)
+        rest = {names[ours]: tensor for ours, tensor in layer.rest.items()}
         save(index + 1, _states(matrices) | rest)
 
     for index in range(config.num_layers):
         listener(f"exporting layer {index + 1} of {config.num_layers}")
         save_layer(index)
     listener("exporting what lies outside the layers")
-    dense = read_dense(folder, config)
-    save(count, {hqq_names.DENSE[ours]: tensor for ours, tensor in dense.items()})
+    dense = read_dense(folder, manifest, config)
+    head = {} if dense.head is None else {hqq_names.PACKED_HEAD: dense.head}
+    linears.update({name: matrix.shape.bits for name, matrix in head.items()})
+    rest = {hqq_names.DENSE[ours]: tensor for ours, tensor in dense.rest.items()}
+    save(count, _states(head) | rest)
     for name in companions(folder, manifest):
         sync(Path(shutil.copyfile(folder / name, partial / name)))
     sync(Path(shutil.copyfile(folder / MANIFEST_NAME, partial / hqq_names.MANIFEST_COPY)))
@@ -121,6 +125,8 @@ def _matrices(index: int, layer: StoredLayer) -> dict[str, PackedMatrix]:
     for k in range(layer.experts.arena.num_experts):
         for matrix, name in hqq_names.expert(index, k).items():
             found[name] = layer.experts.matrix(k, matrix)
+    if layer.router is not None:
+        found[hqq_names.router(index)] = layer.router
     return found
 
 
@@ -137,6 +143,10 @@ def _needed_bytes(folder: Path, manifest: Manifest, config: ModelConfig) -> int:
     group_size = manifest.recipe.group_size
     attention = sum(state_bytes(shape) for shape in attention_shapes(config, group_size).values())
     total = sum(record.bytes for name, record in manifest.files.items() if name == DENSE_FILE)
+    if head := manifest.recipe.rest.head_shape(config, group_size):
+        total += state_bytes(head) + _SMALL_BYTES
+    router = manifest.recipe.rest.router_shape(config, group_size)
+    router_bytes = state_bytes(router) + _SMALL_BYTES if router else 0
     for record in manifest.layers:
         layout = arena_layout(
             record.expert_bits, config.hidden_size, config.intermediate_size, group_size
@@ -145,6 +155,7 @@ def _needed_bytes(folder: Path, manifest: Manifest, config: ModelConfig) -> int:
         small = _SMALL_BYTES * (len(PROJECTIONS) + len(shapes))
         router_and_norms = 4 * (config.num_experts + 2) * config.hidden_size
         total += attention + sum(map(state_bytes, shapes)) + router_and_norms + small
+        total += router_bytes
     small_files = [*companions(folder, manifest), MANIFEST_NAME]
     return total + sum((folder / name).stat().st_size for name in small_files)
 

@@ -23,6 +23,7 @@ from compress.interchange.hqq_export import companions
 from compress.interchange.hqq_linear import from_hqq
 from compress.result import file_record, sizes
 from engine.checkpoint import (
+    StoredDense,
     StoredLayer,
     attention_shapes,
     open_checkpoint,
@@ -34,7 +35,15 @@ from engine.config import ModelConfig
 from engine.errors import CheckpointError
 from engine.experts import PackedExperts
 from engine.layout import Matrix, matrix_shape
-from engine.manifest import MANIFEST_NAME, FileRecord, LayerRecord, Manifest, read_manifest
+from engine.manifest import (
+    FULL_BITS,
+    MANIFEST_NAME,
+    FileRecord,
+    LayerRecord,
+    Manifest,
+    RestBits,
+    read_manifest,
+)
 from engine.original import tensor_files
 from engine.packing import PackedMatrix
 
@@ -90,22 +99,25 @@ def _write(
     group_sizes: set[int] = set()
 
     def write_one(index: int, record: LayerRecord) -> None:
-        layer = _layer(index, config, tensors)
+        layer = _layer(index, config, exported.recipe.rest, tensors)
         bits = tuple(slots[0].shape.bits for slots in layer.experts.arena.layout.slots)
         layers.append(replace(record, expert_bits=bits))
         group_sizes.add(layer.attention["q"].shape.group_size)
-        note(write_layer(partial, index, layer.attention, layer.experts, layer.rest))
+        note(write_layer(partial, index, layer.attention, layer.experts, layer.rest, layer.router))
 
     for index, record in enumerate(exported.layers):
         listener(f"importing layer {index + 1} of {config.num_layers}")
         write_one(index, record)
+    listener("importing what lies outside the layers")
+    dense = _dense(config, exported.recipe.rest, tensors)
+    if dense.head is not None:
+        group_sizes.add(dense.head.shape.group_size)
     if len(group_sizes) > 1:
         raise CheckpointError(
             f"the layers of {folder} have groups of {', '.join(map(str, sorted(group_sizes)))} "
             "weights; quantize all with the same group_size"
         )
-    listener("importing what lies outside the layers")
-    note(write_dense(partial, _dense(config, tensors)))
+    note(write_dense(partial, dense.rest, dense.head))
     for name in companions(folder, exported):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing; export the model again")
@@ -138,17 +150,18 @@ def _write_manifest(
     else:
         note = f"imported from hqq: {', '.join(changed)} were changed after the export"
         recipe = replace(manifest.recipe, notes=(*manifest.recipe.notes, note))
-        whole = replace(
-            manifest, recipe=recipe, sizes=sizes(config, manifest.layers, recipe.group_size)
-        )
+        whole = replace(manifest, recipe=recipe, sizes=sizes(config, manifest.layers, recipe))
         path.write_text(whole.to_json(), encoding="utf-8")
     sync(path)
 
 
-def _layer(index: int, config: ModelConfig, tensors: "_Tensors") -> StoredLayer:
+def _layer(
+    index: int, config: ModelConfig, rest_bits: RestBits, tensors: "_Tensors"
+) -> StoredLayer:
     """One layer, every matrix of it of the shape that config.json says.
 
-    Its matrices share one group size, and those of an expert one width.
+    Its matrices share one group size, and those of an expert one width. Its router is packed if
+    that of the exported checkpoint was, at the same width.
     """
     names = hqq_names.attention(index)
     query = tensors.matrix(names["q"])
@@ -160,23 +173,35 @@ def _layer(index: int, config: ModelConfig, tensors: "_Tensors") -> StoredLayer:
         attention[ours] = matrix
     experts = [_expert(index, k, config, group_size, tensors) for k in range(config.num_experts)]
     sides = {"router.weight": (config.num_experts, config.hidden_size)}
+    router = None
+    others = hqq_names.rest(index)
+    if rest_bits.router != FULL_BITS:
+        del others["router.weight"]
+        name = hqq_names.router(index)
+        router = tensors.matrix(name)
+        _check(router, name, config.num_experts, config.hidden_size, rest_bits.router, group_size)
     rest = {
         ours: tensors.floating(name, *sides.get(ours, (config.hidden_size,)))
-        for ours, name in hqq_names.rest(index).items()
+        for ours, name in others.items()
     }
-    return StoredLayer(attention, PackedExperts.from_matrices(experts), rest)
+    return StoredLayer(attention, PackedExperts.from_matrices(experts), rest, router)
 
 
-def _dense(config: ModelConfig, tensors: "_Tensors") -> dict[str, Tensor]:
-    """What belongs to no layer."""
+def _dense(config: ModelConfig, rest_bits: RestBits, tensors: "_Tensors") -> StoredDense:
+    """What belongs to no layer; the head is packed if that of the exported checkpoint was."""
     hidden, names = config.hidden_size, hqq_names.DENSE
     found = {
         "embed.weight": tensors.floating(names["embed.weight"], config.vocab_size, hidden),
         "norm.weight": tensors.floating(names["norm.weight"], hidden),
     }
-    if not config.tie_embeddings:
+    head = None
+    if rest_bits.head != FULL_BITS:
+        name = hqq_names.PACKED_HEAD
+        head = tensors.matrix(name)
+        _check(head, name, config.vocab_size, hidden, rest_bits.head, head.shape.group_size)
+    elif not config.tie_embeddings:
         found["head.weight"] = tensors.floating(names["head.weight"], config.vocab_size, hidden)
-    return found
+    return StoredDense(found, head)
 
 
 def _expert(

@@ -7,8 +7,8 @@
     config.json, tokenizer files           as they are
 
 Tensors are called what they are called in the original checkpoint. A projection is the state of an
-`HQQLinear` under its name (`...self_attn.q_proj.W_q`, `.scale`, `.zero`, ...); all others are the
-16-bit tensors that they were.
+`HQQLinear` under its name (`...self_attn.q_proj.W_q`, `.scale`, `.zero`, ...), as are routers and
+the head where they are packed; all others are the 16-bit tensors that they were.
 """
 
 from engine.checkpoint import PROJECTIONS, Projection
@@ -26,6 +26,9 @@ DENSE = {
     "head.weight": "lm_head.weight",
 }
 """What belongs to no layer: our name, and the original's."""
+
+PACKED_HEAD = "lm_head"
+"""The name of the head where it is packed."""
 
 _REST = {
     "router.weight": "block_sparse_moe.gate.weight",
@@ -51,5 +54,10 @@ def expert(layer: int, index: int) -> dict[Matrix, str]:
 
 
 def rest(layer: int) -> dict[str, str]:
-    """What of a layer is not quantized: our name, and the original's."""
+    """What of a layer is not quantized, unless its router is: our name, and the original's."""
     return {ours: f"model.layers.{layer}.{name}" for ours, name in _REST.items()}
+
+
+def router(layer: int) -> str:
+    """The name of a layer's router where it is packed."""
+    return rest(layer)["router.weight"].removesuffix(".weight")
