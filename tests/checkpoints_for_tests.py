@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import assets
+from engine.budget import AS_IT_IS
 from engine.checkpoint import PROJECTIONS, write_dense, write_layer
 from engine.config import ModelConfig
 from engine.experts import PackedExperts
-from engine.layout import MATRICES, matrix_shape
+from engine.layout import MATRICES, PackedShape, matrix_shape
 from engine.manifest import (
     DENSE_BITS,
     FORMAT_VERSION,
@@ -19,6 +21,7 @@ from engine.manifest import (
     LayerRecord,
     Manifest,
     Recipe,
+    RestBits,
     Sizes,
     Source,
     sha256_file,
@@ -42,7 +45,7 @@ CONFIG = {
 }
 
 
-def write_tiny_checkpoint(folder: Path, seed: int = 0) -> Manifest:
+def write_tiny_checkpoint(folder: Path, seed: int = 0, rest_bits: RestBits = AS_IT_IS) -> Manifest:
     """Write a whole checkpoint to ``folder`` and return its manifest."""
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +68,10 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> Manifest:
     keys = config.num_kv_heads * config.head_dim
     projections = {"q": (heads, hidden), "k": (keys, hidden), "v": (keys, hidden)}
     projections["o"] = (hidden, heads)
+
+    def unless_packed(shape: PackedShape | None) -> PackedMatrix | None:
+        return None if shape is None else packed(shape.rows, shape.columns, shape.bits)
+
     paths = []
     for index, widths in enumerate(EXPERT_BITS):
         experts = [
@@ -75,32 +82,37 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> Manifest:
             for bits in widths
         ]
         rest = {
-            "router.weight": floats(config.num_experts, hidden),
             "input_norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
             "post_norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
         }
+        router = unless_packed(rest_bits.router_shape(config, GROUP_SIZE))
+        if router is None:
+            rest["router.weight"] = floats(config.num_experts, hidden)
         attention = {name: packed(*projections[name], DENSE_BITS) for name in PROJECTIONS}
         arena = PackedExperts.from_matrices(experts)
-        paths.append(write_layer(folder, index, attention, arena, rest))
+        paths.append(write_layer(folder, index, attention, arena, rest, router))
     ends = {
         "embed.weight": floats(config.vocab_size, hidden),
         "norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
-        "head.weight": floats(config.vocab_size, hidden),
     }
-    paths.append(write_dense(folder, ends))
-    manifest = _manifest(config, paths)
+    head = unless_packed(rest_bits.head_shape(config, GROUP_SIZE))
+    if head is None:
+        ends["head.weight"] = floats(config.vocab_size, hidden)
+    paths.append(write_dense(folder, ends, head))
+    manifest = _manifest(config, rest_bits, paths)
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest
 
 
-def _manifest(config: ModelConfig, paths: list[Path]) -> Manifest:
+def _manifest(config: ModelConfig, rest_bits: RestBits, paths: list[Path]) -> Manifest:
     experts = config.num_experts
     even = (1 / experts,) * experts
+    recipe = Recipe(2.0, "rtn", "uniform", GROUP_SIZE, "none", 0, 0, 0, 1.0, 1.5, 2.0)
     return Manifest(
         format_version=FORMAT_VERSION,
         name="tiny",
         source=Source("tests/tiny", "0", "0" * 64),
-        recipe=Recipe(2.0, "rtn", "uniform", GROUP_SIZE, "none", 0, 0, 0, 1.0, 1.5, 2.0),
+        recipe=replace(recipe, router_bits=rest_bits.router, head_bits=rest_bits.head),
         layers=tuple(
             LayerRecord(widths, 0.6, 1.0, even, even, ((3.0, 2.0, 1.0),) * experts)
             for widths in EXPERT_BITS

@@ -21,7 +21,8 @@ from compress.interchange.hqq_import import import_hqq
 from engine.checkpoint import load_model
 from engine.errors import CheckpointError, DiskFullError, McChatError, UsageError
 from engine.experts import PackedExperts
-from engine.manifest import open_manifest, read_manifest, verify_hashes
+from engine.linear import PackedLinear
+from engine.manifest import RestBits, open_manifest, read_manifest, verify_hashes
 from engine.packing import dequantize
 from tests.checkpoints_for_tests import GROUP_SIZE, write_tiny_checkpoint
 from tests.unit.models_for_tests import save_tiny_mixtral, write_compressed
@@ -151,6 +152,46 @@ def test_random_models_come_back_byte_for_byte(
     export_hqq(folder / "small", folder / "out", silent)
     assert import_hqq(folder / "out", folder / "back", silent).changed == ()
     assert contents(folder / "back") == contents(folder / "small")
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """A model whose routers and head are packed, too."""
+    folder = tmp_path / "packed"
+    write_tiny_checkpoint(folder, rest_bits=RestBits(4, 8))
+    return folder
+
+
+def test_packed_routers_and_heads_go_there_and_back(packed: Path, tmp_path: Path) -> None:
+    done = export_hqq(packed, tmp_path / "packed-hqq", silent)
+    model = load_model(packed)
+    for name, linear in {
+        hqq_names.router(1): model.layers[1].router,
+        hqq_names.PACKED_HEAD: model.head,
+    }.items():
+        assert isinstance(linear, PackedLinear)
+        theirs = HQQLinear(None, None, compute_dtype=torch.float32, device="cpu")
+        theirs.load_state_dict(state_of(done.folder, name))
+        assert torch.equal(theirs.dequantize(), dequantize(linear.matrix)), name
+    linears = json.loads((done.folder / hqq_names.DESCRIPTION).read_text())["linears"]
+    assert (linears[hqq_names.router(0)], linears[hqq_names.PACKED_HEAD]) == (4, 8)
+    assert import_hqq(done.folder, tmp_path / "back", silent).changed == ()
+    assert contents(tmp_path / "back") == contents(packed)
+
+
+@pytest.mark.parametrize("name", [hqq_names.router(1), hqq_names.PACKED_HEAD])
+def test_a_router_or_head_of_another_width_is_refused(
+    packed: Path, tmp_path: Path, name: str
+) -> None:
+    folder = export_hqq(packed, tmp_path / "packed-hqq", silent).folder
+    _, tensors = quantized_by_hqq(folder, name, 2)
+    change(folder, f"{name}.W_q", tensors)
+    with pytest.raises(CheckpointError, match=rf"{name} has 2 bits .* instead of [48] bits"):
+        import_hqq(folder, tmp_path / "back", silent)
+    change(folder, f"{name}.W_q", dict.fromkeys(tensors) | {f"{name}.weight": torch.zeros(4, 64)})
+    with pytest.raises(CheckpointError, match=f"{name} is no whole HQQLinear"):
+        import_hqq(folder, tmp_path / "back", silent)
+    assert not any(tmp_path.glob("back*"))
 
 
 def test_a_second_export_is_the_same_bytes(tiny: Path, exported: Path, tmp_path: Path) -> None:
