@@ -157,6 +157,7 @@ def test_info_names_the_three_sizes_and_every_width(mc_chat: Command, tiny: Path
     assert {"bits_per_expert_weight", "bits_per_weight", "bytes", "recipe"} < set(found)
     text = mc_chat("info", "tiny").out
     assert "3 2 2 1" in text
+    assert "router" not in text
     assert "0.600" in text
 
 
@@ -289,6 +290,19 @@ def test_compress_makes_a_model_that_runs(mc_chat: Command, original: Path, tmp_
     failed(mc_chat(*words), 2, "exists already")
 
 
+def test_compress_packs_router_and_head_where_asked(
+    mc_chat: Command, original: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text((REPOSITORY / "engine" / "layout.py").read_text())
+    words = ("compress", original, "--bits", "2", "--text", text, "--samples", "4")
+    assert mc_chat(*words, "--window", "64", "--router-bits", "4", "--head-bits", "8").code == 0
+    assert "\nrouter at 4 bits, head at 8 bits\n" in mc_chat("info", "original-2bit").out
+    recipe = mc_chat("info", "original-2bit", "--json").json["recipe"]
+    assert (recipe["router_bits"], recipe["head_bits"]) == (4, 8)
+    assert mc_chat("run", "original-2bit", "Hello", "--max-tokens", "3").code == 0
+
+
 def test_the_demo_compresses_itself_when_it_is_first_asked(
     mc_chat: Command, original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +406,8 @@ def test_a_disk_that_fills_up_on_the_way_leaves_nothing_half_written(
         (("compress", "demo", "--bits", "2", "--vram", "1GB"), "--vram"),
         (("compress", "demo", "--allocator", "dice"), "dice"),
         (("compress", "demo", "--group-size", "100"), "100"),
+        (("compress", "demo", "--router-bits", "8"), "--router-bits"),
+        (("compress", "demo", "--head-bits", "2"), "--head-bits"),
         (("bench", "tiny", "--tokens", "none"), "--tokens"),
         ((), "needs a terminal"),
     ],
