@@ -3,12 +3,12 @@
     python -m benchmarks.compress_layer [--tokens 8192] [--device auto] [--quantizer refined]
                                         [--quick] [--json] [--source DIR]
 
-The layer has random weights in the true layout. It is compressed twice, the second time with half
-of the calibration tokens, each time in a process of its own: the difference tells the seconds that
-grow with the tokens from the fixed ones, and so what 32 layers with the paper's 128 windows of 2048
-tokens would take. Peak memory is compared with what compress.projection predicts. On a CPU the
-rounding of one expert is then set beside a straightforward GPTQ (benchmarks.gptq). `--quick`: a
-narrower layer. `--source` keeps the checkpoint there, or takes it from there.
+The layer has random weights in the true layout. Rounding takes as long however many tokens
+calibrate, all else grows with them: that is timed apart, and tells what 32 layers with the paper's
+128 windows of 2048 tokens would take. Peak memory is compared with what compress.projection
+predicts. On a CPU the rounding of one expert is then set beside a straightforward GPTQ
+(benchmarks.gptq). `--quick`: a narrower layer. `--source` keeps the checkpoint there, or takes it
+from there.
 """
 
 import argparse
@@ -17,8 +17,11 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -30,6 +33,10 @@ from compress.calibration import PAPER_SIZE
 from compress.passes import ONE_PASS
 from compress.pipeline import CompressJob, compress
 from compress.progress import Progress, Stage
+from compress.projection import Work
+from compress.quantizers import Quantizer, quantizer, scoring_quantizer
+from compress.quantizers.grid import Codes
+from compress.quantizers.hessian import Hessian
 from engine import devices
 from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.manifest import read_manifest
@@ -43,11 +50,15 @@ QUICK_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Run:
-    """One compression: seconds of each stage, peaks in bytes, what was predicted for them."""
+    """One compression: seconds of each stage, those of them that were spent rounding, peaks in
+    bytes, what was predicted for them. ``growth``: how many times as long what grows with the
+    tokens takes with the paper's calibration."""
 
     tokens: int
     device: str
     seconds: dict[str, float]
+    rounding: dict[str, float]
+    growth: dict[str, float]
     operations: dict[str, float]
     host_bytes: int
     device_bytes: int
@@ -61,6 +72,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.rounding = dict.fromkeys(STAGES, 0.0)
         self._stage: Stage = "check"
         self._since = 0.0
 
@@ -71,24 +83,48 @@ class Stopwatch:
         self._stage, self._since = step.stage, step.elapsed_seconds
         print(f"{step.elapsed_seconds:6.0f} s  {step.stage}: {step.message}", file=sys.stderr)
 
+    def timed(self, quantize: Quantizer) -> Quantizer:
+        """The same quantizer, its time added to the stage that it works for."""
 
-def measure(source: Path, out: Path, tokens: int, device: str, quantizer: str) -> Run:
-    """Compress here and now."""
+        def run(
+            weights: torch.Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
+        ) -> tuple[Codes, ...]:
+            began = time.perf_counter()
+            codes = quantize(weights, hessian, widths, group_size)
+            if weights.device.type == "cuda":
+                torch.cuda.synchronize()
+            if self._stage in self.rounding:
+                self.rounding[self._stage] += time.perf_counter() - began
+            return codes
+
+        return run
+
+
+def measure(source: Path, out: Path, tokens: int, device: str, name: str) -> Run:
+    """Compress here and now, with the quantizer of this name."""
     watch = Stopwatch()
     job = CompressJob(
-        source, out, samples=tokens // WINDOW, window=WINDOW, device=device, quantizer=quantizer
+        source, out, samples=tokens // WINDOW, window=WINDOW, device=device, quantizer=name
     )
-    compress(job, watch.hear)
+    with (
+        mock.patch("compress.pipeline.quantizer", lambda name: watch.timed(quantizer(name))),
+        mock.patch(
+            "compress.pipeline.scoring_quantizer",
+            lambda name: watch.timed(scoring_quantizer(name)),
+        ),
+    ):
+        compress(job, watch.hear)
     config = ModelConfig.from_folder(source)
     chosen = devices.choose(device)
     on_gpu = chosen.kind == "cuda"
-    work = projection.layer_work(
-        config, tokens // WINDOW, WINDOW, len(WIDTHS), projection.sweeps_of(quantizer)
-    )
+    work = work_of(config, tokens // WINDOW, name)
+    paper = work_of(config, PAPER_SIZE.samples, name)
     return Run(
         tokens=tokens,
         device=chosen.name,
         seconds=dict(watch.seconds),
+        rounding=dict(watch.rounding),
+        growth={stage: growing(paper[stage]) / growing(part) for stage, part in work.items()},
         operations={stage: part.operations for stage, part in work.items()},
         host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         device_bytes=torch.cuda.max_memory_allocated() if on_gpu else 0,
@@ -98,11 +134,22 @@ def measure(source: Path, out: Path, tokens: int, device: str, quantizer: str) -
     )
 
 
-def run_apart(source: Path, tokens: int, device: str, quantizer: str) -> Run:
+def work_of(config: ModelConfig, samples: int, name: str) -> dict[Stage, Work]:
+    """One layer's work with so many windows, by stage."""
+    sweeps = projection.sweeps_of(name)
+    return projection.layer_work(config, samples, WINDOW, len(WIDTHS), sweeps)
+
+
+def growing(work: Work) -> float:
+    """The operations that there are more of with more tokens."""
+    return work.forward + work.hessian
+
+
+def run_apart(source: Path, tokens: int, device: str, name: str) -> Run:
     """Measure in a process of its own: a peak of memory is of a whole process."""
     with tempfile.TemporaryDirectory(dir=source.parent) as out:
         words = [str(source), "--out", f"{out}/model", "--tokens", str(tokens)]
-        words += ["--device", device, "--quantizer", quantizer]
+        words += ["--device", device, "--quantizer", name]
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.compress_layer", "--measure", *words],
             stdout=subprocess.PIPE,
@@ -112,20 +159,12 @@ def run_apart(source: Path, tokens: int, device: str, quantizer: str) -> Run:
     return Run(**json.loads(done.stdout))
 
 
-def split(whole: Run, half: Run) -> dict[str, tuple[float, float]]:
-    """Seconds of each stage: fixed, and for each token."""
-    parts = {}
-    for stage, seconds in whole.seconds.items():
-        per_token = (seconds - half.seconds[stage]) / (whole.tokens - half.tokens)
-        parts[stage] = (seconds - per_token * whole.tokens, per_token)
-    return parts
-
-
-def paper_hours(parts: dict[str, tuple[float, float]]) -> float:
-    """What 32 such layers would take with the paper's calibration, in hours."""
-    tokens = PAPER_SIZE.samples * PAPER_SIZE.window
-    layer = sum(fixed + per_token * tokens for fixed, per_token in parts.values())
-    return MIXTRAL_8X7B.num_layers * layer / 3600
+def paper_seconds(run: Run) -> float:
+    """What this layer would take with the paper's calibration."""
+    return sum(
+        run.rounding[stage] + (seconds - run.rounding[stage]) * run.growth.get(stage, 1.0)
+        for stage, seconds in run.seconds.items()
+    )
 
 
 def beside_straightforward(quick: bool) -> dict[str, float]:
@@ -137,48 +176,40 @@ def beside_straightforward(quick: bool) -> dict[str, float]:
     return found
 
 
-def markdown(
-    config: ModelConfig, whole: Run, half: Run, quantizer: str, ratios: dict[str, float]
-) -> str:
+def markdown(config: ModelConfig, run: Run, name: str, ratios: dict[str, float]) -> str:
     """The tables."""
-    parts = split(whole, half)
     lines = [
         "# One layer, compressed",
         "",
-        f"{machine()}, on {whole.device}; hidden {config.hidden_size}, {config.num_experts} "
-        f"experts of {config.intermediate_size}; {whole.tokens:,} and {half.tokens:,} calibration "
-        f"tokens; "
-        f"quantizer {quantizer}; torch {torch.__version__}. Bits of the experts: "
-        f"{' '.join(map(str, whole.bits))}.",
+        f"{machine()}, on {run.device}; hidden {config.hidden_size}, {config.num_experts} experts "
+        f"of {config.intermediate_size}; {run.tokens:,} calibration tokens; quantizer {name}; "
+        f"torch {torch.__version__}. Bits of the experts: {' '.join(map(str, run.bits))}.",
         "",
-        f"| stage | seconds at {whole.tokens:,} tokens | fixed | per 1,000 tokens | GFLOP/s |",
+        "| stage | seconds | rounding (fixed) | grows with the tokens | GFLOP/s |",
         "|---|---|---|---|---|",
     ]
-    for stage, seconds in whole.seconds.items():
-        fixed, per_token = parts[stage]
-        operations = whole.operations.get(stage, 0.0)
+    for stage, seconds in run.seconds.items():
+        fixed, operations = run.rounding[stage], run.operations.get(stage, 0.0)
         speed = f"{operations / seconds / 1e9:,.0f}" if operations and seconds else ""
-        lines.append(
-            f"| {stage} | {seconds:.1f} | {fixed:.1f} | {1000 * per_token:.2f} | {speed} |"
-        )
-    total, tokens = sum(whole.seconds.values()), PAPER_SIZE.samples * PAPER_SIZE.window
-    layers = MIXTRAL_8X7B.num_layers
+        lines.append(f"| {stage} | {seconds:.1f} | {fixed:.1f} | {seconds - fixed:.1f} | {speed} |")
+    total, fixed = sum(run.seconds.values()), sum(run.rounding.values())
+    layers, tokens = MIXTRAL_8X7B.num_layers, PAPER_SIZE.samples * PAPER_SIZE.window
     lines += [
-        f"| all | {total:.1f} | {sum(fixed for fixed, _ in parts.values()):.1f} "
-        f"| {1000 * sum(each for _, each in parts.values()):.2f} | |",
+        f"| all | {total:.1f} | {fixed:.1f} | {total - fixed:.1f} | |",
         "",
-        f"{layers} layers: {layers * total / 3600:.2f} hours with these tokens, "
-        f"{paper_hours(parts):.1f} hours with the paper's {tokens:,}.",
+        f"{layers} layers: {layers * total / 3600:.1f} hours with these tokens, "
+        f"{layers * paper_seconds(run) / 3600:.1f} hours with the paper's {tokens:,} (what grows "
+        "multiplied by the operations of `compress.projection`).",
         "",
         "| peak | measured | predicted | measured / predicted |",
         "|---|---|---|---|",
     ]
-    peaks = [("host memory", whole.host_bytes, whole.predicted_host_bytes)]
-    if whole.device_bytes:
-        peaks.append(("device memory", whole.device_bytes, whole.predicted_device_bytes))
-    for name, measured, predicted in peaks:
+    peaks = [("host memory", run.host_bytes, run.predicted_host_bytes)]
+    if run.device_bytes:
+        peaks.append(("device memory", run.device_bytes, run.predicted_device_bytes))
+    for what, measured, predicted in peaks:
         lines.append(
-            f"| {name} | {measured / 1e9:.2f} GB | {predicted / 1e9:.2f} GB "
+            f"| {what} | {measured / 1e9:.2f} GB | {predicted / 1e9:.2f} GB "
             f"| {measured / predicted:.2f} |"
         )
     if ratios:
@@ -199,9 +230,9 @@ def main() -> None:
     parser.add_argument("--measure", type=Path, metavar="SOURCE", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    device, quantizer = options.device, options.quantizer
+    device, name = options.device, options.quantizer
     if options.measure:
-        run = measure(options.measure, options.out, options.tokens, device, quantizer)
+        run = measure(options.measure, options.out, options.tokens, device, name)
         print(json.dumps(asdict(run)))
         return
     tokens = QUICK_TOKENS if options.quick else options.tokens
@@ -212,12 +243,10 @@ def main() -> None:
         source = options.source or Path(scratch) / "layer"
         if not source.exists():
             write_random_original(source, config)
-        whole = run_apart(source, tokens, device, quantizer)
-        half = run_apart(source, tokens // 2, device, quantizer)
-    ratios = {} if whole.device_bytes else beside_straightforward(options.quick)
-    table = markdown(config, whole, half, quantizer, ratios)
-    runs = {"whole": asdict(whole), "half": asdict(half)}
-    data = {"machine": machine(), **runs, "straightforward_over_ours": ratios}
+        run = run_apart(source, tokens, device, name)
+    ratios = {} if run.device_bytes else beside_straightforward(options.quick)
+    table = markdown(config, run, name, ratios)
+    data = {"machine": machine(), **asdict(run), "straightforward_over_ours": ratios}
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "compress_layer.md").write_text(table, encoding="utf-8")
