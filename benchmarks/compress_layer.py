@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from unittest import mock
 
@@ -176,6 +176,30 @@ def beside_straightforward(quick: bool) -> dict[str, float]:
     return found
 
 
+@dataclass(frozen=True)
+class Report:
+    """What was measured with the quantizer ``name``; ``ratios`` of `beside_straightforward`."""
+
+    config: ModelConfig
+    run: Run
+    name: str
+    ratios: dict[str, float] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """The tables."""
+        return markdown(self.config, self.run, self.name, self.ratios)
+
+    def json(self) -> str:
+        """The figures."""
+        found = {"machine": machine(), **asdict(self.run), "straightforward_over_ours": self.ratios}
+        return json.dumps(found, indent=1)
+
+    def write(self) -> None:
+        """Leave both under results/."""
+        (RESULTS / "compress_layer.md").write_text(self.markdown(), encoding="utf-8")
+        (RESULTS / "compress_layer.json").write_text(self.json() + "\n", encoding="utf-8")
+
+
 def markdown(config: ModelConfig, run: Run, name: str, ratios: dict[str, float]) -> str:
     """The tables."""
     lines = [
@@ -244,14 +268,15 @@ def main() -> None:
         if not source.exists():
             write_random_original(source, config)
         run = run_apart(source, tokens, device, name)
-    ratios = {} if run.device_bytes else beside_straightforward(options.quick)
-    table = markdown(config, run, name, ratios)
-    data = {"machine": machine(), **asdict(run), "straightforward_over_ours": ratios}
+    # Written before the comparison, which takes minutes more, and once more behind it.
+    report = Report(config, run, name)
     if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "compress_layer.md").write_text(table, encoding="utf-8")
-        (RESULTS / "compress_layer.json").write_text(json.dumps(data, indent=1) + "\n")
-    print(json.dumps(data, indent=1) if options.json else table)
+        report.write()
+    if not run.device_bytes:
+        report = replace(report, ratios=beside_straightforward(options.quick))
+        if not options.quick:
+            report.write()
+    print(report.json() if options.json else report.markdown())
 
 
 if __name__ == "__main__":
