@@ -5,10 +5,11 @@
 
 The layer has random weights in the true layout. Rounding takes as long however many tokens
 calibrate, all else grows with them: that is timed apart, and tells what 32 layers with the paper's
-128 windows of 2048 tokens would take. Peak memory is compared with what compress.projection
-predicts. On a CPU the rounding of one expert is then set beside a straightforward GPTQ
-(benchmarks.gptq). `--quick`: a narrower layer. `--source` keeps the checkpoint there, or takes it
-from there.
+128 windows of 2048 tokens would take. Processor seconds stand beside wall-clock ones, and hours are
+counted in them over all threads, because other programs may have shared the cores. Peak memory is
+compared with what compress.projection predicts. On a CPU the rounding of one expert is then set
+beside a straightforward GPTQ (benchmarks.gptq). `--quick`: a narrower layer. `--source` keeps the
+checkpoint there, or takes it from there.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from unittest import mock
@@ -50,12 +51,15 @@ QUICK_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Run:
-    """One compression: seconds of each stage, those of them that were spent rounding, peaks in
-    bytes, what was predicted for them. ``growth``: how many times as long what grows with the
-    tokens takes with the paper's calibration."""
+    """One compression: wall-clock and processor seconds of each stage, those of the processor that
+    were spent rounding, peaks in bytes, what was predicted for them. ``growth``: how many times as
+    long what grows with the tokens takes with the paper's calibration. On a GPU all seconds are
+    wall-clock."""
 
     tokens: int
     device: str
+    threads: int
+    wall_seconds: dict[str, float]
     seconds: dict[str, float]
     rounding: dict[str, float]
     growth: dict[str, float]
@@ -68,19 +72,23 @@ class Run:
 
 
 class Stopwatch:
-    """Adds up the time of each stage from what a job tells."""
+    """Adds up the time of each stage from what a job tells, by ``clock`` and on the wall."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.wall_seconds = dict.fromkeys(STAGES, 0.0)
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.rounding = dict.fromkeys(STAGES, 0.0)
+        self._clock = clock
         self._stage: Stage = "check"
-        self._since = 0.0
+        self._since, self._since_wall = clock(), 0.0
 
     def hear(self, step: Progress) -> None:
         """The time since the last word belongs to the stage that it named."""
+        now = self._clock()
         if self._stage in self.seconds:
-            self.seconds[self._stage] += step.elapsed_seconds - self._since
-        self._stage, self._since = step.stage, step.elapsed_seconds
+            self.seconds[self._stage] += now - self._since
+            self.wall_seconds[self._stage] += step.elapsed_seconds - self._since_wall
+        self._stage, self._since, self._since_wall = step.stage, now, step.elapsed_seconds
         print(f"{step.elapsed_seconds:6.0f} s  {step.stage}: {step.message}", file=sys.stderr)
 
     def timed(self, quantize: Quantizer) -> Quantizer:
@@ -89,12 +97,12 @@ class Stopwatch:
         def run(
             weights: torch.Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
         ) -> tuple[Codes, ...]:
-            began = time.perf_counter()
+            began = self._clock()
             codes = quantize(weights, hessian, widths, group_size)
             if weights.device.type == "cuda":
                 torch.cuda.synchronize()
             if self._stage in self.rounding:
-                self.rounding[self._stage] += time.perf_counter() - began
+                self.rounding[self._stage] += self._clock() - began
             return codes
 
         return run
@@ -102,7 +110,9 @@ class Stopwatch:
 
 def measure(source: Path, out: Path, tokens: int, device: str, name: str) -> Run:
     """Compress here and now, with the quantizer of this name."""
-    watch = Stopwatch()
+    chosen = devices.choose(device)
+    on_gpu = chosen.kind == "cuda"
+    watch = Stopwatch(time.perf_counter if on_gpu else time.process_time)
     job = CompressJob(
         source, out, samples=tokens // WINDOW, window=WINDOW, device=device, quantizer=name
     )
@@ -115,13 +125,13 @@ def measure(source: Path, out: Path, tokens: int, device: str, name: str) -> Run
     ):
         compress(job, watch.hear)
     config = ModelConfig.from_folder(source)
-    chosen = devices.choose(device)
-    on_gpu = chosen.kind == "cuda"
     work = work_of(config, tokens // WINDOW, name)
     paper = work_of(config, PAPER_SIZE.samples, name)
     return Run(
         tokens=tokens,
         device=chosen.name,
+        threads=1 if on_gpu else torch.get_num_threads(),
+        wall_seconds=dict(watch.wall_seconds),
         seconds=dict(watch.seconds),
         rounding=dict(watch.rounding),
         growth={stage: growing(paper[stage]) / growing(part) for stage, part in work.items()},
@@ -160,11 +170,12 @@ def run_apart(source: Path, tokens: int, device: str, name: str) -> Run:
 
 
 def paper_seconds(run: Run) -> float:
-    """What this layer would take with the paper's calibration."""
-    return sum(
+    """What this layer would take with the paper's calibration, every thread busy."""
+    whole = sum(
         run.rounding[stage] + (seconds - run.rounding[stage]) * run.growth.get(stage, 1.0)
         for stage, seconds in run.seconds.items()
     )
+    return whole / run.threads
 
 
 def beside_straightforward(quick: bool) -> dict[str, float]:
@@ -209,19 +220,25 @@ def markdown(config: ModelConfig, run: Run, name: str, ratios: dict[str, float])
         f"of {config.intermediate_size}; {run.tokens:,} calibration tokens; quantizer {name}; "
         f"torch {torch.__version__}. Bits of the experts: {' '.join(map(str, run.bits))}.",
         "",
-        "| stage | seconds | rounding (fixed) | grows with the tokens | GFLOP/s |",
-        "|---|---|---|---|---|",
+        f"| stage | wall-clock seconds | processor seconds, {run.threads} threads "
+        "| of these rounding (fixed) | of these growing with the tokens "
+        "| GFLOP a processor second |",
+        "|---|---|---|---|---|---|",
     ]
     for stage, seconds in run.seconds.items():
         fixed, operations = run.rounding[stage], run.operations.get(stage, 0.0)
         speed = f"{operations / seconds / 1e9:,.0f}" if operations and seconds else ""
-        lines.append(f"| {stage} | {seconds:.1f} | {fixed:.1f} | {seconds - fixed:.1f} | {speed} |")
+        lines.append(
+            f"| {stage} | {run.wall_seconds[stage]:.1f} | {seconds:.1f} | {fixed:.1f} "
+            f"| {seconds - fixed:.1f} | {speed} |"
+        )
     total, fixed = sum(run.seconds.values()), sum(run.rounding.values())
     layers, tokens = MIXTRAL_8X7B.num_layers, PAPER_SIZE.samples * PAPER_SIZE.window
     lines += [
-        f"| all | {total:.1f} | {fixed:.1f} | {total - fixed:.1f} | |",
+        f"| all | {sum(run.wall_seconds.values()):.1f} | {total:.1f} | {fixed:.1f} "
+        f"| {total - fixed:.1f} | |",
         "",
-        f"{layers} layers: {layers * total / 3600:.1f} hours with these tokens, "
+        f"{layers} layers: {layers * total / run.threads / 3600:.1f} hours with these tokens, "
         f"{layers * paper_seconds(run) / 3600:.1f} hours with the paper's {tokens:,} (what grows "
         "multiplied by the operations of `compress.projection`).",
         "",
