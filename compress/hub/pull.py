@@ -5,8 +5,6 @@ that comes from the hub is a stranger's: names lead nowhere but into the folder,
 along that a checkpoint does not have.
 """
 
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from compress.hub.download import download, held_bytes
 from compress.hub.meter import Meter
 from compress.hub.repository import HubFile, HubRepository, forget_repository, open_repository
 from compress.hub.shards import Transfer, TransferListener
+from compress.locking import take
 from engine.errors import DiskFullError, HubError, UsageError
 from engine.manifest import (
     DENSE_FILE,
@@ -70,12 +69,7 @@ def _locked(partial: Path, out: Path) -> Iterator[None]:
     """Hold the partial folder; raises UsageError when another program does."""
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.fstat(lock.fileno()).st_ino == (partial / _LOCK).stat().st_ino
-        except (BlockingIOError, FileNotFoundError):
-            held = False
-        if not held:
+        if not take(lock.fileno(), partial / _LOCK):
             raise UsageError(f"another program is writing {out}: wait for it, or stop it")
         try:
             yield

@@ -1,12 +1,12 @@
 """A folder that appears under its name only when all of it is there."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compress.locking import take
 from engine.checkpoint import sync
 from engine.errors import DiskFullError, UsageError
 
@@ -47,12 +47,7 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.fstat(descriptor).st_ino == folder.stat().st_ino
-        except (BlockingIOError, FileNotFoundError):
-            held = False
-        if not held:
+        if not take(descriptor, folder):
             raise UsageError(f"another mc-chat is writing {out}: wait for it, or stop it")
         yield
     finally:

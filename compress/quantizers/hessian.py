@@ -1,6 +1,5 @@
 """Hessians of a matrix's inputs, H = E[x x^T]: what an error in the weights costs in the output."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -140,11 +139,3 @@ class HessianSum:
         del self._total
         products.mirror(total)
         return Hessian(total.div_(max(self._rows, 1)))
-
-
-def mean_hessian(chunks: Iterable[Tensor], width: int) -> Hessian:
-    """The mean of x x^T over the rows of ``chunks`` [T, I], I = ``width``; zero for no rows."""
-    total = HessianSum(width, torch.device("cpu"))
-    for chunk in chunks:
-        total.add(chunk)
-    return total.mean()

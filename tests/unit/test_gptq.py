@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compress.quantizers import QUANTIZERS, draft, grid, quantizer
 from compress.quantizers.gptq import draft_gptq, quantize_gptq
-from compress.quantizers.hessian import DAMPING, Hessian, mean_hessian
+from compress.quantizers.hessian import DAMPING, Hessian, HessianSum
 from compress.quantizers.refine import quantize_refined, refine
 from compress.quantizers.rtn import quantize_rtn
 from engine.errors import SourceError, UsageError
@@ -212,11 +212,13 @@ def test_damaged_activations_are_refused() -> None:
         Hessian(torch.full((4, 4), torch.nan))
 
 
-def test_mean_hessian_takes_chunks() -> None:
+def test_a_hessian_is_the_mean_over_rows_that_come_in_chunks() -> None:
     x = torch.randn(50, 8)
-    hessian = mean_hessian(iter(torch.split(x, 7)), 8)
-    torch.testing.assert_close(hessian.matrix, x.T @ x / 50)
-    assert torch.equal(mean_hessian(iter(()), 8).matrix, torch.zeros(8, 8))
+    total = HessianSum(8, x.device)
+    for chunk in torch.split(x, 7):
+        total.add(chunk)
+    torch.testing.assert_close(total.mean().matrix, x.T @ x / 50)
+    assert torch.equal(HessianSum(8, x.device).mean().matrix, torch.zeros(8, 8))
 
 
 @pytest.mark.parametrize("name", sorted(QUANTIZERS))
