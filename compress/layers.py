@@ -12,7 +12,7 @@ from compress.projection import chunk_of
 from compress.quantizers import Quantizer
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian, HessianSum
-from compress.routed import Expert, MoeBlock, StreamedExperts
+from compress.routed import MoeBlock, StreamedExperts
 from compress.significance import expert_hessian
 from compress.streams import Stream, StreamStore
 from engine.attention import Rotation
@@ -72,8 +72,7 @@ def quantize_layer(
     packed = []
     for index, bits in enumerate(widths):
         listener(index)
-        expert = experts.read(index)
-        packed.append(_quantize_expert(block, index, expert, mixed, bits, quantize, group_size))
+        packed.append(_quantize_expert(block, index, experts, mixed, bits, quantize, group_size))
     hidden.add(mixed)
     quantized = QuantizedLayer(
         attention=attention,
@@ -228,7 +227,7 @@ def _weight(linear: Linear) -> Tensor:
 def _quantize_expert(
     block: MoeBlock,
     index: int,
-    expert: Expert,
+    experts: StreamedExperts,
     mixed: Stream,
     bits: int,
     quantize: Quantizer,
@@ -236,8 +235,10 @@ def _quantize_expert(
 ) -> PackedExpert:
     """Gate and up, which share their input and so their Hessian; then down behind them.
 
-    The quantized expert's output is added to ``mixed``.
+    The quantized expert's output is added to ``mixed``. The expert is read here so that nobody
+    else holds its exact gate and up once they are quantized.
     """
+    expert = experts.read(index)
     hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
     chunk = chunk_of(inner)
     hessian = expert_hessian(block, index, hidden, chunk, torch.clone)

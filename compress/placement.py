@@ -23,7 +23,7 @@ def choose_placement(
     The result does not depend on it. A device of unknown memory is taken for large enough.
     """
     streams = projection.STREAMS * projection.stream_bytes(tokens, config.hidden_size)
-    work = projection.work_bytes(config, widths, head_bits)
+    work = _work(config, widths, device, head_bits)
     if device.kind == "cuda" and device.free_bytes >= streams + work:
         return "device"
     host = devices.cpu_device()
@@ -35,9 +35,15 @@ def check_memory(
     config: ModelConfig, widths: int, device: Device, head_bits: int = FULL_BITS
 ) -> None:
     """Raise DoesNotFitError where not even the work on one expert fits, the streams aside."""
-    need = projection.work_bytes(config, widths, head_bits)
+    need = _work(config, widths, device, head_bits)
     other = "another --device" if device.kind == "cpu" else "--device cpu, or another"
     devices.check_fits(device, need, lambda: f"close other programs, or choose {other}")
+
+
+def _work(config: ModelConfig, widths: int, device: Device, head_bits: int) -> int:
+    """On a CPU the packed experts lie beside the work, with a GPU in memory of their own."""
+    packed = projection.packed_bytes(config) if device.kind == "cpu" else 0
+    return projection.work_bytes(config, widths, head_bits, packed)
 
 
 @contextmanager

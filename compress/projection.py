@@ -84,23 +84,38 @@ PROGRAM_BYTES = 600 * 10**6
 """Python, torch and numba in host memory before any work."""
 
 
-def work_bytes(config: ModelConfig, widths: int, head_bits: int = FULL_BITS) -> int:
-    """Peak of the work on one expert at ``widths`` widths, beside the streams, on the device that
-    computes: either while ``down`` is rounded, with the Hessian and its factor, or while the
-    rounded experts are compared with the exact one. Where the head is rounded, too, at least the
-    peak of that, which is less but for narrow experts and a large vocabulary."""
+def work_bytes(
+    config: ModelConfig, widths: int, head_bits: int = FULL_BITS, packed: int = 0
+) -> int:
+    """Peak of the work on one expert, beside the streams, on the device that computes: while it is
+    scored at ``widths`` widths, or quantized at one beside ``packed`` bytes of experts that wait
+    for their layer's file. Where the head is rounded, too, at least the peak of that, which is less
+    but for narrow experts and a large vocabulary."""
+    quantizing = _expert_bytes(config, 1) + packed
+    heading = 0 if head_bits == FULL_BITS else _head_bytes(config)
+    return max(_expert_bytes(config, widths), quantizing, heading)
+
+
+def packed_bytes(config: ModelConfig, bits: float = 3.0) -> int:
+    """The packed experts of a layer, which wait for its file in host memory."""
+    widths = budget.spread_bits(bits, config.num_experts)
+    return budget.expert_bytes(config, widths, budget.GROUP_SIZE)
+
+
+def _expert_bytes(config: ModelConfig, widths: int) -> int:
+    """Rounding one expert at so many widths: either while ``down`` is rounded, with the Hessian and
+    its factor, or while the rounded experts are compared with the exact one."""
     hidden, inner = config.hidden_size, config.intermediate_size
     matrix = hidden * inner
     expert = 3 * matrix * HALF
     activations = chunk_of(inner) * (2 * inner * HALF + inner * (HALF + FLOAT32))
     codes = 3 * matrix * widths
-    at_once = max(1, widths)  # quantizing takes one, scoring may take none
+    at_once = max(1, widths)  # scoring may take none
     beside = quantizer_bytes(hidden, inner, at_once, budget.GROUP_SIZE, half_products=True)
     rounding = expert + codes + FLOAT32 * matrix + FLOAT32 * inner**2 + beside
     dequantized = 2 * 2 * matrix * FLOAT32
     comparing = (1 + widths) * expert + codes + max(dequantized, activations)
-    heading = 0 if head_bits == FULL_BITS else _head_bytes(config)
-    return max(rounding, comparing, heading)
+    return max(rounding, comparing)
 
 
 def _head_bytes(config: ModelConfig) -> int:
@@ -123,12 +138,13 @@ def host_bytes(
     widths: int = 3,
     head_bits: int = FULL_BITS,
 ) -> int:
-    """Peak of host memory: the streams and, on a CPU, the work."""
+    """Peak of host memory: the streams, the packed experts of a layer and, on a CPU, the work."""
     streams = STREAMS * stream_bytes(tokens, config.hidden_size)
+    packed = packed_bytes(config)
     if kind == "cpu":
-        return PROGRAM_BYTES + streams + work_bytes(config, widths, head_bits)
+        return PROGRAM_BYTES + streams + work_bytes(config, widths, head_bits, packed)
     expert = 3 * config.hidden_size * config.intermediate_size * HALF
-    return PROGRAM_BYTES + streams + 2 * expert
+    return PROGRAM_BYTES + streams + max(2 * expert, 2 * packed)
 
 
 @dataclass(frozen=True)

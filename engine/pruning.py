@@ -1,5 +1,6 @@
 """Routing, and online dynamic pruning of expert slots (ODP, Section 3.3 of the paper)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,8 +36,24 @@ def route(router_logits: Tensor, top_k: int) -> Routing:
     return Routing(ids, weights / weights.sum(dim=-1, keepdim=True))
 
 
+@dataclass(frozen=True)
+class DecodeRule:
+    """What a pruning comes to while one token is decoded, as numbers per layer.
+
+    The second slot runs where w1 / w0 >= ``thresholds[layer]`` or where the token's own importance
+    ||t||_1 * A_jj > ``quantiles[layer]``; kept alone, the first expert's weight is 1. Compiled and
+    captured steps know nothing else of pruning, so that they are the same in every mode.
+    """
+
+    thresholds: tuple[float, ...]
+    quantiles: tuple[float, ...]
+
+
 class Pruning(Protocol):
     """Decides which slots to skip. It may change from one forward to the next."""
+
+    def decode_rule(self, num_layers: int) -> DecodeRule | None:
+        """What it comes to while one token is decoded; None where no such rule says it all."""
 
     @property
     def needs_statistics(self) -> bool:
@@ -57,6 +74,10 @@ class NoPruning:
     """Every selected expert runs."""
 
     needs_statistics: bool = False
+
+    def decode_rule(self, num_layers: int) -> DecodeRule:
+        """Every ratio passes a threshold of 0."""
+        return DecodeRule((0.0,) * num_layers, (math.inf,) * num_layers)
 
     def prune(
         self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
@@ -90,6 +111,10 @@ class OdpPruning:
             tuple(layer.odp_quantile for layer in layers),
         )
 
+    def decode_rule(self, num_layers: int) -> DecodeRule:
+        """Its thresholds and quantiles."""
+        return DecodeRule(self.thresholds, self.quantiles)
+
     def prune(
         self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
     ) -> Routing:
@@ -116,6 +141,10 @@ class RatioPruning:
 
     thresholds: tuple[float, ...]
     needs_statistics: bool = False
+
+    def decode_rule(self, num_layers: int) -> DecodeRule:
+        """Its thresholds; nobody is important enough."""
+        return DecodeRule(self.thresholds, (math.inf,) * num_layers)
 
     def prune(
         self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None

@@ -7,6 +7,7 @@ from engine.errors import UsageError
 from engine.pruning import (
     NO_PRUNING,
     OdpPruning,
+    Pruning,
     RatioPruning,
     Routing,
     importance,
@@ -110,6 +111,29 @@ def test_no_pruning_changes_nothing_and_asks_for_nothing() -> None:
     routing = random_routing(3)
     assert NO_PRUNING.prune(0, routing, torch.randn(3, 4), None) is routing
     assert not NO_PRUNING.needs_statistics
+
+
+@pytest.mark.parametrize(
+    "pruning",
+    [NO_PRUNING, OdpPruning((0.3, 0.6), (2.0, 4.0)), RatioPruning((0.3, 0.6))],
+    ids=["none", "odp", "ratio"],
+)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_rule_of_a_pruning_says_what_it_does_while_decoding(
+    pruning: Pruning, layer: int
+) -> None:
+    torch.manual_seed(layer)
+    rule = pruning.decode_rule(2)
+    assert rule is not None
+    routing, tokens = random_routing(200), torch.randn(200, 8)
+    seen = statistics(200, 1, decoding=True)
+    heavy = routing.weights[:, 1] / routing.weights[:, 0] >= rule.thresholds[layer]
+    kept = heavy | (tokens.abs().sum(1) * seen.own[:, 0] > rule.quantiles[layer])
+    pruned = pruning.prune(layer, routing, tokens, seen)
+    assert torch.equal(pruned.ids[:, 1] >= 0, kept)
+    assert torch.equal(
+        pruned.weights[~kept], torch.tensor([1.0, 0.0]).expand(int((~kept).sum()), 2)
+    )
 
 
 def test_other_than_top_two_is_refused_in_one_line() -> None:
