@@ -14,6 +14,7 @@ from engine.protocol import Device
 TOKENS = 128 * 2048
 STREAMS = projection.STREAMS * projection.stream_bytes(TOKENS, MIXTRAL_8X7B.hidden_size)
 WORK = projection.work_bytes(MIXTRAL_8X7B, 3)
+WORK_ON_HOST = projection.work_bytes(MIXTRAL_8X7B, 3, packed=projection.packed_bytes(MIXTRAL_8X7B))
 GPU = Device("a card", "cuda", "cuda:0", 24 * 10**9, 24 * 10**9)
 HOST = Device("a host", "cpu", "cpu", 32 * 10**9, 30 * 10**9)
 
@@ -29,8 +30,9 @@ def test_streams_go_to_the_nearest_place_with_room(monkeypatch: pytest.MonkeyPat
     busy = replace(GPU, free_bytes=STREAMS + WORK - 1)
     assert placed(monkeypatch, busy, STREAMS) == "host"
     assert placed(monkeypatch, busy, STREAMS - 1) == "disk"
-    assert placed(monkeypatch, HOST, STREAMS + WORK) == "host"
-    assert placed(monkeypatch, HOST, STREAMS + WORK - 1) == "disk"
+    assert WORK_ON_HOST > WORK
+    assert placed(monkeypatch, HOST, STREAMS + WORK_ON_HOST) == "host"
+    assert placed(monkeypatch, HOST, STREAMS + WORK_ON_HOST - 1) == "disk"
 
 
 def test_the_paper_s_calibration_fits_a_3090() -> None:
