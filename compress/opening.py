@@ -17,6 +17,7 @@ from compress.hub import (
     download,
     is_repository_name,
     open_repository,
+    unheard,
 )
 from compress.source import Source, open_folder, reading_order, tensor_names
 from compress.workspace import SOURCE_FOLDER, partial_folder
@@ -84,7 +85,7 @@ def _open_repository(
     _refuse_pickles(repository)
     for companion in ("config.json", INDEX_FILE, *COMPANIONS):
         if repository.has(companion):
-            download(repository, repository.file(companion), folder, _silent)
+            download(repository, repository.file(companion), folder, unheard)
         else:  # of another repository, which this one takes the place of
             (folder / companion).unlink(missing_ok=True)
     config = ModelConfig.from_folder(folder)
@@ -174,7 +175,3 @@ def _weight_map(repository: HubRepository, folder: Path, config: ModelConfig) ->
         raise SourceError(
             f"the {INDEX_FILE} of {repository.repository} is damaged ({error!r})"
         ) from None
-
-
-def _silent(done: int) -> None:
-    """Small files come at once."""

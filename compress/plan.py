@@ -101,6 +101,7 @@ def plan(
     preferred_bits: float | None = None,
     others: Sequence[Device] = (),
     only: float | None = None,
+    group_size: int = budget.GROUP_SIZE,
 ) -> Plan:
     """Weigh every width against the free memory of ``device`` at ``context`` tokens.
 
@@ -113,20 +114,22 @@ def plan(
     """
     tokens = budget.choose_context(config, context)
     widths = budget.NOMINAL_BITS if only is None else (only,)
-    choices = tuple(_choice(config, device, tokens, bits) for bits in widths)
+    choices = tuple(_choice(config, device, tokens, bits, group_size) for bits in widths)
     if only is None and device.memory_known and _is_comfortable(choices[-1]):
-        wide = (_choice(config, device, tokens, bits) for bits in budget.WIDE_BITS)
+        wide = (_choice(config, device, tokens, bits, group_size) for bits in budget.WIDE_BITS)
         choices += tuple(choice for choice in wide if choice.fits)
     if any(choice.fits for choice in choices):
         recommended, reason = _recommend(choices, device, preferred_bits)
         return Plan(device, tokens, choices, recommended, reason)
-    alternatives = tuple(_alternatives(config, device, tokens, widths[0], others))
+    alternatives = tuple(_alternatives(config, device, tokens, widths[0], others, group_size))
     reason = _why_nothing(choices[0], device, alternatives)
     return Plan(device, tokens, choices, None, reason, alternatives)
 
 
-def _choice(config: ModelConfig, device: Device, context: int, bits: float) -> Choice:
-    need = budget.nominal_budget(config, bits, budget.GROUP_SIZE, context, device.kind)
+def _choice(
+    config: ModelConfig, device: Device, context: int, bits: float, group_size: int
+) -> Choice:
+    need = budget.nominal_budget(config, bits, group_size, context, device.kind)
     return Choice(
         nominal_bits=bits,
         weights_bytes=need.weights,
@@ -166,12 +169,17 @@ def _recommend(
 
 
 def _alternatives(
-    config: ModelConfig, device: Device, context: int, bits: float, others: Sequence[Device]
+    config: ModelConfig,
+    device: Device,
+    context: int,
+    bits: float,
+    others: Sequence[Device],
+    group_size: int,
 ) -> list[Alternative]:
     """A width at a shorter context, and what it needs on every other device."""
 
     def on(other: Device, tokens: int) -> Alternative:
-        need = budget.nominal_budget(config, bits, budget.GROUP_SIZE, tokens, other.kind)
+        need = budget.nominal_budget(config, bits, group_size, tokens, other.kind)
         fits, free = _fits(need, other), other.free_bytes
         return Alternative(other.id, other.name, tokens, bits, need.total, free, fits)
 
@@ -179,9 +187,7 @@ def _alternatives(
     if device.memory_known and not device.problem:
         shorter = budget.longest_context(
             config,
-            lambda tokens: budget.nominal_budget(
-                config, bits, budget.GROUP_SIZE, tokens, device.kind
-            ),
+            lambda tokens: budget.nominal_budget(config, bits, group_size, tokens, device.kind),
             device.free_bytes,
         )
     found = [] if shorter is None else [on(device, shorter)]

@@ -96,10 +96,10 @@ def work_bytes(
     return max(_expert_bytes(config, widths), quantizing, heading)
 
 
-def packed_bytes(config: ModelConfig, bits: float = 3.0) -> int:
-    """The packed experts of a layer, which wait for its file in host memory."""
-    widths = budget.spread_bits(bits, config.num_experts)
-    return budget.expert_bytes(config, widths, budget.GROUP_SIZE)
+def packed_bytes(config: ModelConfig) -> int:
+    """The packed experts of a layer, which wait for its file in host memory: counted at 3 bits,
+    with the scales and zero points of groups of 128."""
+    return config.num_experts * config.expert_weights * 13 // 32
 
 
 def _expert_bytes(config: ModelConfig, widths: int) -> int:

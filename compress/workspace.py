@@ -31,7 +31,10 @@ SOURCE_FOLDER = "source"
 """Where shards are while they are needed, inside the folder that the result grows in."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+_FORBIDDEN = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG),
+    errno.ENOENT,  # what /proc and its like say of a new folder
+)
 _RUST_ERRNO = re.compile(r"os error (\d+)")
 
 

@@ -140,17 +140,18 @@ def _size(options: argparse.Namespace) -> _Size:
         return _Size(_DEFAULT_BITS if options.bits is None else options.bits)
     config = source_config(options.source)
     device = card(options.vram)
-    choice = plan(config, device)
+    group_size = options.group_size or budget.GROUP_SIZE
+    choice = plan(config, device, group_size=group_size)
     if choice.recommended is None:
         raise DoesNotFitError(choice.reason)
     bits = choice.recommended.nominal_bits
     if options.allocator != "global":
         return _Size(bits)
-    return _Size(bits, _expert_bytes(config, choice.recommended, device.free_bytes))
+    return _Size(bits, _expert_bytes(config, choice.recommended, group_size, device.free_bytes))
 
 
-def _expert_bytes(config: ModelConfig, choice: Choice, free: int) -> int:
+def _expert_bytes(config: ModelConfig, choice: Choice, group_size: int, free: int) -> int:
     """What the experts may take: all that fits comfortably beside the rest of ``choice``."""
     widths = budget.spread_bits(choice.nominal_bits, config.num_experts)
-    experts = config.num_layers * budget.expert_bytes(config, widths, budget.GROUP_SIZE)
+    experts = config.num_layers * budget.expert_bytes(config, widths, group_size)
     return int(budget.COMFORT * free) - (choice.total_bytes - experts)

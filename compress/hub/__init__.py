@@ -4,7 +4,7 @@ Free of torch.
 """
 
 from compress.hub.connection import require_online
-from compress.hub.download import download, held_bytes
+from compress.hub.download import download, held_bytes, unheard
 from compress.hub.meter import Meter
 from compress.hub.repository import (
     HubFile,
@@ -30,4 +30,5 @@ __all__ = [
     "list_repository",
     "open_repository",
     "require_online",
+    "unheard",
 ]

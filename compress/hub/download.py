@@ -153,6 +153,10 @@ def _continues(response: Any, start: int) -> bool:
     return bool(response.headers.get("Content-Range", "").startswith(f"bytes {start}-"))
 
 
+def unheard(done: int) -> None:
+    """The listener of small files, which come at once."""
+
+
 def matches(path: Path, file: HubFile, listener: ByteListener) -> bool:
     """Whether a file's size and hash are those of the listing; gigabytes take seconds, through
     which the listener hears the size."""

@@ -17,7 +17,7 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from compress.companions import COMPANIONS
 from compress.hub.card import model_card
 from compress.hub.connection import HUB_ERRORS, explained, require_online
-from compress.hub.download import matches
+from compress.hub.download import matches, unheard
 from compress.hub.meter import Meter
 from compress.hub.repository import HubRepository, list_repository
 from compress.hub.shards import Transfer, TransferListener
@@ -85,12 +85,8 @@ def _new_files(folder: Path, manifest: Manifest, there: HubRepository) -> list[P
     return [
         folder / name
         for name in names
-        if not (there.has(name) and matches(folder / name, there.file(name), _silent))
+        if not (there.has(name) and matches(folder / name, there.file(name), unheard))
     ]
-
-
-def _silent(done: int) -> None:
-    """Comparing what was just verified is quick."""
 
 
 def _upload(name: str, paths: list[Path], listener: TransferListener) -> list[CommitOperationAdd]:

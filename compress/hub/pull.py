@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compress.companions import COMPANIONS
 from compress.hub import verified
-from compress.hub.download import download, held_bytes
+from compress.hub.download import download, held_bytes, unheard
 from compress.hub.meter import Meter
 from compress.hub.repository import HubFile, HubRepository, forget_repository, open_repository
 from compress.hub.shards import Transfer, TransferListener
@@ -90,7 +90,7 @@ def _fetch_manifest(repository: HubRepository, folder: Path) -> None:
             f"the {MANIFEST_NAME} of {repository.repository} has {file.size:,} bytes: that is no "
             "checkpoint of this program"
         )
-    download(repository, file, folder, _silent)
+    download(repository, file, folder, unheard)
 
 
 def _wanted(repository: HubRepository, manifest: Manifest) -> list[HubFile]:
@@ -163,7 +163,3 @@ def _told(
         note = text
 
     return heard, waiting
-
-
-def _silent(done: int) -> None:
-    """A small file comes at once."""

@@ -464,6 +464,12 @@ def test_a_place_under_a_file_is_none(job: CompressJob) -> None:
     assert os.strerror(errno.ENOTDIR) in said
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc here")
+def test_a_place_that_takes_no_folders_is_none(job: CompressJob) -> None:
+    said = complaint(replace(job, out=Path("/proc/small")), UsageError)
+    assert "/proc" in said
+
+
 def test_a_source_that_vanishes_is_named(job: CompressJob) -> None:
     def remove(progress: Progress) -> None:
         if (progress.stage, progress.layer) == ("quantize", 0):

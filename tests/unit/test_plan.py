@@ -183,3 +183,11 @@ def test_the_default_context_stops_at_the_models_training() -> None:
     assert plan(demo, gpu(24)).context == demo.max_context
     with pytest.raises(UsageError):
         plan(demo, gpu(24), demo.max_context + 1)
+
+
+def test_smaller_groups_take_more_bytes() -> None:
+    usual, fine = plan(MIXTRAL_8X7B, gpu(24)), plan(MIXTRAL_8X7B, gpu(24), group_size=64)
+    for coarse, small in zip(usual.choices, fine.choices, strict=False):
+        scales = MIXTRAL_8X7B.num_layers * MIXTRAL_8X7B.num_experts
+        scales *= MIXTRAL_8X7B.expert_weights // 128
+        assert small.weights_bytes - coarse.weights_bytes >= 2 * scales
