@@ -4,8 +4,6 @@ A program holds a block of rows, [ROWS, g], in registers from the first input to
 TRITON_INTERPRET=1 it runs on a CPU, slowly, for the tests.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -18,13 +16,13 @@ _ROUNDER: tl.constexpr = tl.constexpr(1.5 * 2**23)
 
 @triton.jit
 def _sweep(
-    targets: Any,
-    base: Any,
-    couplings: Any,
-    scales: Any,
-    zeros: Any,
-    levels: Any,
-    rows: Any,
+    targets: tl.tensor,
+    base: tl.tensor,
+    couplings: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    levels: tl.tensor,
+    rows: tl.tensor,
     top: tl.constexpr,
     size: tl.constexpr,
     has_base: tl.constexpr,
@@ -79,5 +77,6 @@ def sweep(
         has_base=base is not None,
         block=ROWS,
         num_warps=_WARPS,
+        enable_fp_fusion=False,  # each operation rounds, as in plain torch
     )
     return levels

@@ -1,0 +1,1 @@
+"""Kernels for CUDA in Triton. Only modules in here import triton, and they are imported lazily."""
