@@ -45,8 +45,8 @@ class Rope:
     ) -> None:
         dim = config.head_dim
         exponents = torch.arange(0, dim, 2, device=device).float() / dim
-        frequencies = 1.0 / config.rope_theta**exponents  # [D / 2]
-        self._frequencies = frequencies.repeat(2)  # [D]
+        self.frequencies = 1.0 / config.rope_theta**exponents  # [D / 2]
+        self._frequencies = self.frequencies.repeat(2)  # [D]
         self._signs = torch.ones(dim, device=device)
         self._signs[: dim // 2] = -1
         self._dtype = dtype
@@ -130,7 +130,8 @@ class Attention:
         keys = rope.apply(self._heads(self.k.forward(x)))
         values = self._heads(self.v.forward(x))
         if cache is not None:
-            keys, values = cache.write(rope.start, keys, values)
+            stored = cache.write(rope.start, keys, values)
+            keys, values = (part.floats(x.dtype) for part in stored)
         return queries, keys, values
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from engine.layout import PackedShape, arena_layout
 from engine.manifest import DENSE_BITS, FULL_BITS, RestBits
 
 DeviceKind = Literal["cuda", "cpu"]
+KvBits = Literal[8, 16]
+"""Bits of a key's or value's element; 16 stands for the type of the activations."""
+
 ExpertBits = Sequence[Sequence[int]]
 """``expert_bits[layer][expert]``, in bits."""
 
@@ -59,6 +62,9 @@ _MASK_BYTES = 2
 _DEQUANTIZED_BYTES: dict[DeviceKind, int] = {"cuda": 4 + 4 + 4, "cpu": 0}
 """Bytes per weight of a matrix while it is dequantized: code, difference and product in float32.
 The CPU's kernels read packed weights."""
+
+_KV_SCALE_BYTES = 2
+"""Of a key or value of 8 bits an element: one float16."""
 
 AS_IT_IS = RestBits()
 """Router and head in 16 bits, as everything is planned that is yet to be made."""
@@ -206,10 +212,14 @@ def dense_bytes(
     return config.num_layers * per_layer + embeddings + head_bytes + hidden * compute
 
 
-def kv_cache_bytes(config: ModelConfig, context: int, kind: DeviceKind) -> int:
-    """Keys and values of ``context`` tokens in all layers."""
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    return per_token * context * COMPUTE_BYTES[kind]
+def kv_cache_bytes(
+    config: ModelConfig, context: int, kind: DeviceKind, kv_bits: KvBits = 16
+) -> int:
+    """Keys and values of ``context`` tokens in all layers; at 8 bits a scale with each."""
+    rows = 2 * config.num_layers * config.num_kv_heads * context
+    if kv_bits == 8:
+        return rows * (config.head_dim + _KV_SCALE_BYTES)
+    return rows * config.head_dim * COMPUTE_BYTES[kind]
 
 
 def workspace_bytes(

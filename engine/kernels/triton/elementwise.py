@@ -1,0 +1,181 @@
+"""The small steps between the products of one token, for CUDA: norms and rotary positions.
+
+Nothing waits for the device: positions are read there, and every output is given.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine.cache import MAX_CODE, MIN_SCALE, LayerCache
+
+_TURN: tl.constexpr = tl.constexpr(1 / math.tau)
+# A whole turn in three parts, the first two so short that a multiple of them is exact.
+_TURN_HIGH: tl.constexpr = tl.constexpr(6.28125)
+_TURN_MIDDLE: tl.constexpr = tl.constexpr(507 * 2.0**-18)
+_TURN_LOW: tl.constexpr = tl.constexpr(math.tau - 6.28125 - 507 * 2.0**-18)
+_ROUNDER: tl.constexpr = tl.constexpr(1.5 * 2**23)
+_MAX_CODE: tl.constexpr = tl.constexpr(float(MAX_CODE))
+_MIN_SCALE: tl.constexpr = tl.constexpr(MIN_SCALE)
+
+
+@triton.jit
+def _rms_norm(
+    x: tl.tensor,
+    added: tl.tensor,
+    weight: tl.tensor,
+    out: tl.tensor,
+    size: tl.tensor,
+    eps: tl.tensor,
+    has_added: tl.constexpr,
+    block: tl.constexpr,
+) -> None:
+    column = tl.arange(0, block)
+    inside = column < size
+    at = tl.program_id(0).to(tl.int64) * size + column
+    value = tl.load(x + at, mask=inside, other=0.0)
+    if has_added:
+        more = tl.load(added + at, mask=inside, other=0.0)
+        # Rounded before it is normed, to what the stream then holds.
+        value = (value.to(tl.float32) + more.to(tl.float32)).to(x.dtype.element_ty)
+        tl.store(x + at, value, mask=inside)
+    value = value.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / size + eps)
+    gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, value * scale * gain, mask=inside)
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, out: Tensor, added: Tensor | None = None
+) -> None:
+    """Normalise x [T, H] into ``out`` [T, H], with ``weight`` [H]; sums in float32.
+
+    ``added`` [T, H], in any floating type, is first added to x, in place: the residual stream
+    after a block. All contiguous; ``out`` has a type of its own.
+    """
+    rows, size = x.shape
+    _rms_norm[(rows,)](
+        x,
+        x if added is None else added,
+        weight,
+        out,
+        size,
+        eps,
+        has_added=added is not None,
+        block=triton.next_power_of_2(size),
+        num_warps=8 if size > 1024 else 4,
+    )
+
+
+@triton.jit
+def _wave(angle: tl.tensor) -> tl.tensor:
+    """Cosine and sine of an angle >= 0. Whole turns are taken off first: the device's own are
+    exact near zero only."""
+    turns = (angle * _TURN + _ROUNDER) - _ROUNDER
+    rest = ((angle - turns * _TURN_HIGH) - turns * _TURN_MIDDLE) - turns * _TURN_LOW
+    return tl.cos(rest), tl.sin(rest)
+
+
+@triton.jit
+def _put(
+    first: tl.tensor, second: tl.tensor, data: tl.tensor, scales: tl.tensor, row: tl.tensor, low: tl.tensor, high: tl.tensor, inside: tl.tensor,
+    dim: tl.constexpr, rounded: tl.constexpr,
+) -> None:  # fmt: skip
+    """Store both halves of a key or value at ``row`` of the cache."""
+    if rounded:
+        most = tl.max(tl.maximum(tl.abs(first), tl.abs(second)), axis=0)
+        scale = tl.maximum(most / _MAX_CODE, _MIN_SCALE).to(tl.float16)
+        tl.store(scales + row, scale)
+        scale = scale.to(tl.float32)
+        # To the nearest, ties to even, as torch rounds.
+        first = ((tl.div_rn(first, scale) + _ROUNDER) - _ROUNDER).to(tl.int8)
+        second = ((tl.div_rn(second, scale) + _ROUNDER) - _ROUNDER).to(tl.int8)
+    tl.store(data + row * dim + low, first, mask=inside)
+    tl.store(data + row * dim + high, second, mask=inside)
+
+
+@triton.jit
+def _rope_write(
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    position: tl.tensor,
+    frequencies: tl.tensor,
+    q_out: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    key_scales: tl.tensor,
+    value_scales: tl.tensor,
+    capacity: tl.tensor,
+    heads: tl.constexpr,
+    dim: tl.constexpr,
+    block: tl.constexpr,
+    rounded: tl.constexpr,
+) -> None:
+    head = tl.program_id(0)
+    low = tl.arange(0, block)
+    inside = low < dim // 2
+    high = low + dim // 2
+    at = tl.load(position)
+    angle = at.to(tl.float32) * tl.load(frequencies + low, mask=inside, other=0.0)
+    cos, sin = _wave(angle)
+    if head < heads:
+        first = tl.load(q + head * dim + low, mask=inside, other=0.0).to(tl.float32)
+        second = tl.load(q + head * dim + high, mask=inside, other=0.0).to(tl.float32)
+        tl.store(q_out + head * dim + low, first * cos - second * sin, mask=inside)
+        tl.store(q_out + head * dim + high, second * cos + first * sin, mask=inside)
+    else:
+        head -= heads
+        row = head.to(tl.int64) * capacity + at
+        first = tl.load(k + head * dim + low, mask=inside, other=0.0).to(tl.float32)
+        second = tl.load(k + head * dim + high, mask=inside, other=0.0).to(tl.float32)
+        turned = first * cos - second * sin
+        second = second * cos + first * sin
+        _put(turned, second, keys, key_scales, row, low, high, inside, dim, rounded)
+        first = tl.load(v + head * dim + low, mask=inside, other=0.0).to(tl.float32)
+        second = tl.load(v + head * dim + high, mask=inside, other=0.0).to(tl.float32)
+        _put(first, second, values, value_scales, row, low, high, inside, dim, rounded)
+
+
+def rope_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    frequencies: Tensor,
+    cache: LayerCache,
+    q_out: Tensor,
+) -> None:
+    """Rotate a token's q and k, and put k and v into the cache.
+
+    q [N * D] (or [1, N * D]), k and v [KV * D]: contiguous, in any floating type; ``position`` [1]
+    int32, where the token stands, within the cache's capacity; ``frequencies`` [D / 2] float32
+    (`engine.attention.Rope.frequencies`); ``cache`` of batch 1, of either width; ``q_out`` [N, D].
+    The angles are those of `Rope`, to the last bit of float32.
+    """
+    _, kv_heads, capacity, dim = cache.keys.shape
+    heads = q.numel() // dim
+    rounded = cache.key_scales is not None
+    _rope_write[(heads + kv_heads,)](
+        q,
+        k,
+        v,
+        position,
+        frequencies,
+        q_out,
+        cache.keys,
+        cache.values,
+        cache.key_scales if rounded else cache.keys,
+        cache.value_scales if rounded else cache.values,
+        capacity,
+        heads=heads,
+        dim=dim,
+        block=triton.next_power_of_2(dim // 2),
+        rounded=rounded,
+        num_warps=1,
+        # An angle is rounded to float32 before turns are taken off, or positions far back would
+        # be rotated by another angle than in a prefill.
+        enable_fp_fusion=False,
+    )
