@@ -32,9 +32,16 @@ _EVERYTHING = 1 << 30
 
 @triton.jit
 def _tile(
-    data: tl.tensor, scales: tl.tensor, token: tl.tensor, seen: tl.tensor, column: tl.tensor, inside: tl.tensor, stride: tl.tensor,
-    rounded: tl.constexpr, kind: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
+    data: tl.tensor,
+    scales: tl.tensor,
+    token: tl.tensor,
+    seen: tl.tensor,
+    column: tl.tensor,
+    inside: tl.tensor,
+    stride: tl.tensor,
+    rounded: tl.constexpr,
+    kind: tl.constexpr,
+) -> tl.tensor:
     """Rows of keys or values, [tokens, columns] in the type ``kind``, 0 where there are none."""
     at = token[:, None].to(tl.int64) * stride + column[None, :]
     tile = tl.load(data + at, mask=seen[:, None] & inside[None, :], other=0)

@@ -80,9 +80,17 @@ def _wave(angle: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _put(
-    first: tl.tensor, second: tl.tensor, data: tl.tensor, scales: tl.tensor, row: tl.tensor, low: tl.tensor, high: tl.tensor, inside: tl.tensor,
-    dim: tl.constexpr, rounded: tl.constexpr,
-) -> None:  # fmt: skip
+    first: tl.tensor,
+    second: tl.tensor,
+    data: tl.tensor,
+    scales: tl.tensor,
+    row: tl.tensor,
+    low: tl.tensor,
+    high: tl.tensor,
+    inside: tl.tensor,
+    dim: tl.constexpr,
+    rounded: tl.constexpr,
+) -> None:
     """Store both halves of a key or value at ``row`` of the cache."""
     if rounded:
         most = tl.max(tl.maximum(tl.abs(first), tl.abs(second)), axis=0)
