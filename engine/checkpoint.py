@@ -6,21 +6,20 @@ A file is written under a temporary name, synced and renamed, so a name that exi
 import errno
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.attention import Attention
 from engine.config import ModelConfig
-from engine.errors import CheckpointError, DiskFullError
+from engine.errors import DiskFullError
 from engine.experts import PackedExperts
 from engine.kernels import Arena, select
-from engine.layout import PackedShape, arena_layout
+from engine.layout import PackedShape
 from engine.linear import FloatLinear, Linear, PackedLinear
 from engine.manifest import (
     DENSE_BITS,
@@ -33,6 +32,7 @@ from engine.manifest import (
 from engine.model import Layer, Model, Norm
 from engine.original import load_original
 from engine.packing import PackedMatrix
+from engine.tensor_file import TensorFile, write_tensors
 
 Projection = Literal["q", "k", "v", "o"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "o")
@@ -114,7 +114,7 @@ def read_layer(
     device: torch.device | str = "cpu",
 ) -> StoredLayer:
     """Read the file of layer ``index``, the inverse of `write_layer`. Raises CheckpointError."""
-    file = _TensorFile(folder / layer_file(index), torch.device(device))
+    file = TensorFile(folder / layer_file(index), torch.device(device))
     hidden, group_size = config.hidden_size, manifest.recipe.group_size
     rest = {name: file.floating(name, hidden) for name in ("input_norm.weight", "post_norm.weight")}
     router = manifest.recipe.rest.router_shape(config, group_size)
@@ -154,7 +154,7 @@ def read_dense(
     folder: Path, manifest: Manifest, config: ModelConfig, device: torch.device | str = "cpu"
 ) -> StoredDense:
     """Read what belongs to no layer, the inverse of `write_dense`. Raises CheckpointError."""
-    file = _TensorFile(folder / DENSE_FILE, torch.device(device))
+    file = TensorFile(folder / DENSE_FILE, torch.device(device))
     size = (config.vocab_size, config.hidden_size)
     rest = {
         "embed.weight": file.floating("embed.weight", *size),
@@ -178,13 +178,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Path:
     """Write a safetensors file: temporary name, synced, renamed. Raises DiskFullError."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        write_tensors(temporary, tensors)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+        if error.errno == errno.ENOSPC:
             raise DiskFullError(f"no space left to write {path}; free some and run again") from None
         raise
     return path
@@ -200,20 +200,30 @@ def sync(path: Path) -> None:
 
 
 def _load_compressed(folder: Path, device: torch.device, listener: LoadListener) -> Model:
+    """The files are read by a thread of their own while the kernels get ready."""
     manifest, config = open_checkpoint(folder)
-    listener(0.0, "kernels")
-    select(device).warm()
-    listener(0.0, "embeddings")
-    dense = read_dense(folder, manifest, config, device)
-    embed = dense.rest["embed.weight"]
-    dtype = torch.float32 if device.type == "cpu" else embed.dtype
-    norm = Norm(dense.rest["norm.weight"].to(dtype), config.rms_norm_eps)
-    layers = []
-    for index in range(config.num_layers):
-        listener(index / config.num_layers, f"layer {index + 1} of {config.num_layers}")
-        stored = read_layer(folder, manifest, config, index, device)
-        layers.append(_layer(config, index, stored, dtype))
+    count = config.num_layers
+    reader = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+    try:
+        reading_dense = reader.submit(read_dense, folder, manifest, config, device)
+        reading = [
+            reader.submit(read_layer, folder, manifest, config, index, device)
+            for index in range(count)
+        ]
+        listener(0.0, "kernels")
+        select(device).warm()
+        listener(0.0, "embeddings")
+        dense = reading_dense.result()
+        embed = dense.rest["embed.weight"]
+        dtype = torch.float32 if device.type == "cpu" else embed.dtype
+        layers = []
+        for index, stored in enumerate(reading):
+            listener(index / count, f"layer {index + 1} of {count}")
+            layers.append(_layer(config, index, stored.result(), dtype))
+    finally:
+        reader.shutdown(cancel_futures=True)
     listener(1.0, "ready")
+    norm = Norm(dense.rest["norm.weight"].to(dtype), config.rms_norm_eps)
     head: Linear
     if dense.head is None:
         head = FloatLinear(dense.rest.get("head.weight", embed))
@@ -246,57 +256,6 @@ def _layer(config: ModelConfig, index: int, stored: StoredLayer, dtype: torch.dt
         experts=stored.experts,
         top_k=config.top_k,
     )
-
-
-class _TensorFile:
-    """One safetensors file, each tensor checked against what the layout expects of it."""
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self._path = path
-        self._device = device
-        try:
-            self._file: Any = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from None
-
-    def packed(self, prefix: str, shape: PackedShape) -> PackedMatrix:
-        """The packed matrix stored under ``prefix``."""
-        return PackedMatrix(
-            shape=shape,
-            codes=self._read(f"{prefix}.codes", (shape.code_words,), (torch.int32,)),
-            scales=self._read(f"{prefix}.scales", (shape.scales,), (torch.float16,)),
-            zeros=self._read(f"{prefix}.zeros", (shape.zeros,), (torch.float16,)),
-        )
-
-    def arena(self, config: ModelConfig, bits: tuple[int, ...], group_size: int) -> Arena:
-        """All experts, at these widths."""
-        layout = arena_layout(bits, config.hidden_size, config.intermediate_size, group_size)
-        return Arena(
-            layout=layout,
-            codes=self._read("experts.codes", (layout.code_words,), (torch.int32,)),
-            scales=self._read("experts.scales", (layout.scales,), (torch.float16,)),
-            zeros=self._read("experts.zeros", (layout.zeros,), (torch.float16,)),
-        )
-
-    def floating(self, name: str, *shape: int) -> Tensor:
-        """A tensor that is not quantized, in the type it is stored in."""
-        return self._read(name, shape, (torch.bfloat16, torch.float16, torch.float32))
-
-    def _read(self, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> Tensor:
-        try:
-            tensor: Tensor = self._file.get_tensor(name)
-        except SafetensorError:
-            raise CheckpointError(
-                f"{self._path} has no tensor {name}; compress or pull the model again"
-            ) from None
-        if tensor.shape != shape or tensor.dtype not in dtypes:
-            raise CheckpointError(
-                f"{self._path}: {name} is {tensor.dtype} {tuple(tensor.shape)} instead of "
-                f"{dtypes[0]} {shape}; compress or pull the model again"
-            )
-        # A copy, not the memory map: the load is over when it says so, and a file that is
-        # exchanged later cannot change a running model.
-        return tensor.to(self._device, copy=True)
 
 
 def _silent(fraction: float, stage: str) -> None:

@@ -13,8 +13,9 @@ from engine import devices
 from engine.chat import prompt_ids
 from engine.checkpoint import LoadListener, load_model
 from engine.config import ModelConfig
+from engine.decoding.request import Request
 from engine.errors import DoesNotFitError
-from engine.generation import Generator, Reply, Request
+from engine.generation import Generator, Reply
 from engine.integrity import ensure_verified
 from engine.manifest import Manifest, is_compressed, open_manifest
 from engine.protocol import Device, Finished, Loaded, Memory, Message, Meters, PruningMode
@@ -133,11 +134,13 @@ class Session:
     def memory(self) -> Memory:
         """What is held, and what the device has left now."""
         now = devices.refresh(self._device)
+        # Pages of files count as free, since the system could drop them and read them again.
+        is_mapped = self._device.kind == "cpu" and self._checkpoint.manifest is not None
         return Memory(
             weights=self._weights,
             kv_cache=self.generator.cache.memory_bytes(),
             workspace=self._workspace,
-            free=now.free_bytes,
+            free=max(0, now.free_bytes - self._weights) if is_mapped else now.free_bytes,
             total=now.total_bytes,
         )
 
@@ -195,8 +198,8 @@ class Session:
 
     def _advice(self) -> str:
         """What would fit if this model were not there."""
-        held = self._weights + self.generator.cache.memory_bytes()
-        free = devices.refresh(self._device).free_bytes + held
+        now = self.memory()
+        free = now.free + now.weights + now.kv_cache
         return self._checkpoint.advice(self.generator.cache.capacity, self._device.kind, free)
 
 

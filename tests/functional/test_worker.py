@@ -364,6 +364,17 @@ def test_what_cannot_fit_is_refused_before_it_is_loaded(
     assert "Small box" in failure.message
 
 
+def test_the_pages_of_a_mapped_model_are_not_free(
+    tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system counts them, since it could drop them: for a person they are taken."""
+    box = protocol.Device("Box", "cpu", "cpu", 10**9, 10**8)
+    monkeypatch.setattr("engine.devices.refresh", lambda device: box)
+    loaded = serve(Load(str(tiny), "cpu"))[-1]
+    assert isinstance(loaded, Loaded)
+    assert loaded.memory.free == 10**8 - loaded.memory.weights < 10**8
+
+
 def test_hashes_are_read_once_and_again_when_a_file_has_changed(tmp_path: Path, home: Path) -> None:
     folder = tmp_path / "model"
     write_tiny_checkpoint(folder)
