@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.model import Model
 from engine.pruning import Routing
@@ -118,15 +120,27 @@ class Counters:
         self._counts = torch.zeros(
             model.config.num_layers, experts + 1, dtype=torch.int64, device=model.embed.device
         )
+        self._recorded = False
+        self._known = np.zeros(self._counts.shape, dtype=np.int64)
+        self._added = np.zeros(self._counts.shape, dtype=np.int64)
 
     def record(self, layer: int, routing: Routing) -> None:
         """Count the slots of one layer's routing, after pruning."""
         slots = routing.ids.flatten() + 1
         self._counts[layer].index_add_(0, slots, torch.ones_like(slots))
+        self._recorded = True
+
+    def add(self, counts: NDArray[np.int64]) -> None:
+        """Add what a step has counted by itself, [L, E + 1], column 0 the skipped slots."""
+        self._added += counts
 
     def read(self) -> Activity:
-        """All counts so far. Waits for the device: call it a few times a second, not per token."""
-        counts = self._counts.tolist()
+        """All counts so far. Waits for the device if it has recorded anything since the last time:
+        call it a few times a second, not per token."""
+        if self._recorded:
+            self._known = self._counts.numpy(force=True).copy()
+            self._recorded = False
+        counts = (self._known + self._added).tolist()
         return Activity(
             self._costs,
             runs=tuple(tuple(row[1:]) for row in counts),

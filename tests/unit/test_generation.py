@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from engine.checkpoint import load_model
+from engine.decoding.request import Request
 from engine.errors import ContextFullError, UsageError
-from engine.generation import Generator, Reply, Request
+from engine.generation import Generator, Reply
 from engine.manifest import read_manifest
 from engine.protocol import Memory, SamplingOptions
 from engine.pruning import NO_PRUNING, OdpPruning
@@ -139,8 +140,9 @@ def test_senseless_requests_are_refused(generator: Generator, request_: Request)
 def test_cancelling_keeps_the_text_and_the_cache_goes_on(generator: Generator) -> None:
     whole, _ = finish(generator, Request(PROMPT, GREEDY, max_tokens=10))
     generator.forget()
-    answers: Iterator[bool] = iter([False] * 4 + [True])
-    reply = generator.start(Request(PROMPT, GREEDY, max_tokens=10, cancelled=lambda: next(answers)))
+    reply = generator.start(
+        Request(PROMPT, GREEDY, max_tokens=10, cancelled=lambda: reply.tokens == 4)
+    )
     text = "".join(reply)
     assert reply.finish_reason == "cancelled"
     assert reply.tokens == 4
@@ -150,10 +152,23 @@ def test_cancelling_keeps_the_text_and_the_cache_goes_on(generator: Generator) -
 
 def test_cancelling_acts_between_the_chunks_of_a_prompt(generator: Generator) -> None:
     generator.prefill_chunk = 3
-    answers: Iterator[bool] = iter([False, True])
-    text, reply = finish(generator, Request(PROMPT, GREEDY, cancelled=lambda: next(answers)))
+    text, reply = finish(
+        generator, Request(PROMPT, GREEDY, cancelled=lambda: generator.cache.length == 3)
+    )
     assert (text, reply.finish_reason, reply.tokens) == ("", "cancelled", 0)
-    assert reply.context_used == 3
+    assert (reply.context_used, reply.meter.counters.read().tokens) == (3, 3)
+
+
+def test_cancelling_acts_between_layers_and_leaves_nothing_of_the_chunk(
+    generator: Generator,
+) -> None:
+    whole, _ = finish(generator, Request(PROMPT, GREEDY, max_tokens=6))
+    generator.forget()
+    asked: Iterator[bool] = iter([False, True])  # before the chunk, after the first layer
+    _, reply = finish(generator, Request(PROMPT, GREEDY, cancelled=lambda: next(asked)))
+    assert (reply.finish_reason, reply.context_used) == ("cancelled", 0)
+    assert sum(reply.meter.counters.read().routed) == 0
+    assert finish(generator, Request(PROMPT, GREEDY, max_tokens=6))[0] == whole
 
 
 def test_leaving_a_reply_early_leaves_the_cache_whole(generator: Generator) -> None:
