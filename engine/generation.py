@@ -69,7 +69,8 @@ class Reply:
     def __init__(self, generator: Generator, request: Request) -> None:
         self._generator = generator
         self._request = request
-        self._detokenizer = Detokenizer(generator.tokenizer)
+        after = request.prompt if request.continues else ()
+        self._detokenizer = Detokenizer(generator.tokenizer, after)
         self._stops = StopStrings(request.stop)
         self.meter = ReplyMeter(generator.model)
         self.finish_reason: FinishReason | None = None

@@ -55,7 +55,8 @@ class Load:
 
 @dataclass(frozen=True)
 class Generate:
-    """Answer ``messages`` (they end with a user turn). ``id`` names the reply in all events."""
+    """Answer ``messages``; where they end with an assistant's turn, go on with it: the events carry
+    what is new. ``id`` names the reply in all events."""
 
     id: int
     messages: tuple[Message, ...]

@@ -10,7 +10,7 @@ import torch
 
 from engine import budget as budgets
 from engine import devices
-from engine.chat import prompt_ids
+from engine.chat import continues, prompt_ids
 from engine.checkpoint import LoadListener, load_model
 from engine.config import ModelConfig
 from engine.decoding.request import Request
@@ -161,13 +161,14 @@ class Session:
                 sampling=question.sampling,
                 max_tokens=question.max_tokens,
                 stop=question.stop,
+                continues=continues(question.messages),
                 pruning=lambda: self.pruning(pruning()),
                 cancelled=cancelled,
             )
         )
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids that ask for the next reply."""
+        """The token ids that ask for the next reply, or for the rest of the last."""
         return prompt_ids(self.generator.tokenizer, messages)
 
     def run(self, reply: Reply) -> Iterator[str]:

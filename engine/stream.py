@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from engine.tokenizer import Tokenizer
 
+_LONGEST_CHARACTER = 4  # bytes of UTF-8, at worst an id each
 _INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are no character yet
 
 
@@ -16,12 +17,13 @@ class Detokenizer:
     every reply is left out.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
+        """``after``: the ids that the text goes on from, none for a reply from its beginning."""
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
+        self._ids = self._last_character(after)
         self._window = 0  # where decoding starts
-        self._shown = 0  # ids before this one are out
-        self._started = False
+        self._shown = len(self._ids)  # ids before this one are out
+        self._started = bool(after)
 
     def push(self, token: int) -> str:
         """The text that ``token`` completes; empty while a character is incomplete."""
@@ -34,6 +36,12 @@ class Detokenizer:
     def flush(self) -> str:
         """What is left at the end; an incomplete character comes out as U+FFFD."""
         return self._show(self._tail())
+
+    def _last_character(self, ids: Sequence[int]) -> list[int]:
+        """The fewest ids at the end that begin with a character: one, or all of its bytes."""
+        tails = [list(ids[-count:]) for count in range(1, _LONGEST_CHARACTER + 1)]
+        whole = (tail for tail in tails if _INCOMPLETE not in self._tokenizer.decode(tail))
+        return next(whole, tails[0])
 
     def _tail(self) -> str:
         before = self._tokenizer.decode(self._ids[self._window : self._shown])

@@ -16,7 +16,9 @@ from tokenizers import Tokenizer as Backend
 from engine.errors import CheckpointError
 from engine.json_file import read_json
 
-_MARK = "\uf8ff"  # from the private use area; never left in a prompt
+# From the private use area; never left in a prompt.
+_MARK = "\uf8ff"  # breaks up the text of a special token
+_OPEN_END = "\uf8fe"  # where a reply that is to be continued ends
 
 
 class Tokenizer:
@@ -80,10 +82,14 @@ class Tokenizer:
         """A chat (alternating user and assistant ``role`` and ``content``) to ids, one BOS first.
 
         Only the template writes special tokens: a message that contains their text stays text, so
-        nobody can end a turn or forge another from within. Raises CheckpointError.
+        nobody can end a turn or forge another from within. A last turn of the assistant's is left
+        open, to be continued: nothing follows its text. Raises CheckpointError.
         """
         guarded = [{**turn, "content": self._guard(turn["content"])} for turn in turns]
-        text = self._render(guarded)
+        if turns and turns[-1]["role"] == "assistant":
+            text = self._render_open(guarded)
+        else:
+            text = self._render(guarded)
         ids = self._encode_guarded(text) if _MARK in text else self._encode_rendered(text)
         bos = self.bos_id
         while bos is not None and ids[:1] == [bos]:
@@ -92,7 +98,7 @@ class Tokenizer:
 
     def _guard(self, content: str) -> str:
         """Break up texts of special tokens with a mark, wherever one begins, overlaps too."""
-        content = content.replace(_MARK, "")
+        content = content.replace(_MARK, "").replace(_OPEN_END, "")
         return re.sub(rf"(?s)(?={self._special_pattern.pattern}).", rf"\g<0>{_MARK}", content)
 
     def _encode_rendered(self, text: str) -> list[int]:
@@ -109,6 +115,17 @@ class Tokenizer:
             elif piece:
                 ids.extend(self.encode(piece.replace(_MARK, "")))
         return ids
+
+    def _render_open(self, turns: Sequence[dict[str, str]]) -> str:
+        """The text up to the end of the last turn's content."""
+        last = {**turns[-1], "content": turns[-1]["content"] + _OPEN_END}
+        text, mark, _ = self._render([*turns[:-1], last]).rpartition(_OPEN_END)
+        if not mark:
+            raise CheckpointError(
+                "the model's chat template drops the reply's end: it cannot be continued; "
+                "ask for a new reply"
+            )
+        return text
 
     def _render(self, turns: Sequence[dict[str, str]]) -> str:
         if self._template is None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from assets.tokenizer import CHAT_TEMPLATE
-from engine.chat import prompt_ids, turns
+from engine.chat import continues, prompt_ids, turns
 from engine.errors import CheckpointError, UsageError
 from engine.protocol import Message
 from engine.tokenizer import Tokenizer
@@ -31,6 +31,10 @@ messages_lists = st.lists(
 )
 
 
+def told_by_both(told: list[Message]) -> list[Message]:
+    return [message for message in told if message.role != "system"]
+
+
 @given(messages_lists)
 def test_turns_alternate_and_lose_no_word_of_the_user(messages: list[Message]) -> None:
     told = [message for message in messages if message.content.strip()]
@@ -39,7 +43,9 @@ def test_turns_alternate_and_lose_no_word_of_the_user(messages: list[Message]) -
             turns(messages)
         return
     result = turns(messages)
-    assert [turn.role for turn in result] == ["user", "assistant"] * (len(result) // 2) + ["user"]
+    alternating = ["user", "assistant"] * len(result)
+    assert [turn.role for turn in result] == alternating[: len(result)]
+    assert continues(messages) == (told_by_both(told)[-1].role == "assistant")
     spoken_by_user = "\n\n".join(turn.content for turn in result if turn.role == "user")
     expected = [message.content for message in told if message.role == "system"]
     expected += [message.content for message in told if message.role == "user"]
@@ -58,12 +64,14 @@ def test_the_rules_one_by_one() -> None:
         Message("assistant", "2"),
         Message("assistant", "and more"),
         Message("user", "three"),
-        Message("assistant", "to be asked again"),
+        Message("assistant", "to be"),
+        Message("assistant", "continued"),
     ]
     assert turns(chat) == [
         Message("user", "Be brief.\n\none\n\ntwo"),
         Message("assistant", "2\n\nand more"),
         Message("user", "three"),
+        Message("assistant", "to be\n\ncontinued"),
     ]
 
 
@@ -80,11 +88,12 @@ def test_a_prompt_has_one_bos_and_only_the_templates_special_tokens(
     ids = prompt_ids(tokenizer, messages)
     assert ids[0] == tokenizer.bos_id == 1
     assert ids.count(1) == 1
-    assert ids.count(2) == sum(turn.role == "assistant" for turn in expected_turns)
+    # A last reply is open: the token that ends replies does not follow it.
+    assert ids.count(2) == sum(turn.role == "assistant" for turn in expected_turns[:-1])
     for turn, after in pairwise(expected_turns):
         assert turn.role != after.role
     if kind == "byte-level":
-        users = len(expected_turns) - ids.count(2)
+        users = sum(turn.role == "user" for turn in expected_turns)
         assert ids.count(3) == ids.count(4) == users
         # Without the template's tokens the text of every turn is there, unchanged.
         text = tokenizer.decode(ids)
@@ -104,7 +113,9 @@ def test_ordinary_prompts_are_those_of_transformers(messages: list[Message], kin
     theirs = PreTrainedTokenizerFast(
         tokenizer_object=BACKENDS[kind](), chat_template=CHAT_TEMPLATE, **SPECIAL
     ).apply_chat_template(
-        [{"role": turn.role, "content": turn.content} for turn in chat], return_dict=False
+        [{"role": turn.role, "content": turn.content} for turn in chat],
+        return_dict=False,
+        continue_final_message=chat[-1].role == "assistant",
     )
     assert prompt_ids(TOKENIZERS[kind], messages) == theirs
 
@@ -133,6 +144,25 @@ def test_the_demos_files_are_read_as_transformers_reads_them() -> None:
     assert prompt_ids(tokenizer, chat) == expected
     assert tokenizer.bos_id == theirs.bos_token_id
     assert tokenizer.eos_id == theirs.eos_token_id
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reply_is_continued_exactly_where_it_ends(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    asked = [Message("user", "a b")]
+    for partial in ("ab", "ab \n", "a</s>", "a\uf8fe\uf8ff"):
+        kept = partial.replace("\uf8fe", "").replace("\uf8ff", "")
+        ids = prompt_ids(tokenizer, [*asked, Message("assistant", partial)])
+        assert ids[0] == tokenizer.bos_id
+        assert tokenizer.eos_id not in ids
+        assert tokenizer.decode(ids).endswith(f" {kept}")
+
+
+def test_a_template_that_drops_the_replys_end_is_one_error() -> None:
+    template = "{% for message in messages %}{{ message.content[:2] }}{% endfor %}"
+    tokenizer = Tokenizer(BACKENDS["byte-level"](), SPECIAL, template)
+    with pytest.raises(CheckpointError, match="cannot be continued"):
+        prompt_ids(tokenizer, [Message("user", "hi"), Message("assistant", "hello")])
 
 
 def test_a_base_model_without_template_is_refused() -> None:

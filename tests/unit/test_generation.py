@@ -55,6 +55,16 @@ def test_greedy_is_what_the_model_says_without_a_cache(generator: Generator) -> 
     assert (reply.finish_reason, reply.tokens, reply.prompt_tokens) == ("length", 12, len(PROMPT))
 
 
+def test_a_continued_reply_is_the_rest_of_the_whole_one(generator: Generator) -> None:
+    drawn = greedy_reference(generator, PROMPT, 12)
+    whole, _ = finish(generator, Request(PROMPT, GREEDY, max_tokens=12))
+    begun, _ = finish(generator, Request(PROMPT, GREEDY, max_tokens=5))
+    so_far = Request([*PROMPT, *drawn[:5]], GREEDY, max_tokens=7, continues=True)
+    rest, reply = finish(generator, so_far)
+    assert begun + rest == whole
+    assert reply.tokens == 7
+
+
 def test_a_long_prompt_in_chunks_gives_the_same_reply(generator: Generator) -> None:
     whole, _ = finish(generator, Request(PROMPT, GREEDY, max_tokens=8))
     generator.forget()

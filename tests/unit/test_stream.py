@@ -31,6 +31,20 @@ def test_pieces_of_an_encoded_text_add_up_to_it(text: str, kind: str) -> None:
 
 
 @settings(deadline=None)
+@given(text=st.text(min_size=1), cut=st.integers(1, 40), kind=st.sampled_from(KINDS))
+@example(text="ab ab", cut=1, kind="sentencepiece-like")
+@example(text="🙂🙂", cut=5, kind="sentencepiece-like")
+def test_a_text_goes_on_after_the_id_where_it_was_cut(text: str, cut: int, kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text)
+    if len(ids) <= cut or "\ufffd" in tokenizer.decode(ids[:cut]):
+        return
+    detokenizer = Detokenizer(tokenizer, after=ids[:cut])
+    rest = "".join([*(detokenizer.push(token) for token in ids[cut:]), detokenizer.flush()])
+    assert tokenizer.decode(ids[:cut]) + rest == tokenizer.decode(ids)
+
+
+@settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 263), max_size=20))
 def test_any_bytes_add_up_to_what_decoding_them_at_once_gives(ids: list[int]) -> None:
     assert "".join(pieces_of("byte-level", ids)) == TOKENIZERS["byte-level"].decode(
