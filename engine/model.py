@@ -3,16 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.attention import Attention, AttentionStatistics, Rope, Rotation
 from engine.cache import KVCache, LayerCache
 from engine.config import ModelConfig
 from engine.experts import Experts
+from engine.kernels.step import Decoder
 from engine.linear import Linear
 from engine.pruning import NO_PRUNING, Pruning, Routing, route
 from engine.threads import threads_for
@@ -23,6 +26,14 @@ class RoutingCounter(Protocol):
 
     def record(self, layer: int, routing: Routing) -> None:
         """Note the routing of one layer, after pruning."""
+
+
+@runtime_checkable
+class StepCounter(RoutingCounter, Protocol):
+    """Also takes what a whole step has counted."""
+
+    def add(self, counts: NDArray[np.int64]) -> None:
+        """Add the slots of each layer: skipped ones, then those of each expert, [L, E + 1]."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +131,32 @@ class Model:
         With a cache the tokens continue its prefix and are added to it; ``pruning`` may
         differ from call to call. ``counters`` hears every routing. Raises ContextFullError.
         """
+        if tokens.shape == (1, 1) and cache is not None and cache.length:
+            logits = self._decode(int(tokens), cache, pruning, counters)
+            if logits is not None:
+                return logits
         with threads_for(self.config):
             x = self._residual(tokens, cache, pruning, counters)  # [B, T, H]
             return self.logits(x[:, -1:] if last_only else x)
+
+    def _decode(
+        self, token: int, cache: KVCache, pruning: Pruning, counters: RoutingCounter | None
+    ) -> Tensor | None:
+        """Logits [1, 1, V] of one token by the compiled step, None where it does not apply.
+
+        It agrees with `Layer.forward` within rounding.
+        """
+        rule = pruning.decode_rule(self.config.num_layers)
+        step = self._decoder.step(self)
+        if rule is None or step is None or not step.takes(cache, rule):
+            return None
+        logits = step.run(token, cache, rule)
+        if isinstance(counters, StepCounter):
+            counters.add(step.counts)
+        elif counters is not None:
+            for layer, routing in enumerate(step.routings()):
+                counters.record(layer, routing)
+        return logits.view(1, 1, -1)
 
     def _residual(
         self,
@@ -153,6 +187,11 @@ class Model:
     def logits(self, x: Tensor) -> Tensor:
         """Logits [B, T, V] of the last layer's residual stream x [B, T, H]."""
         return self.head.forward(self.norm.forward(x))
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        """Made when first asked for: most models of a compression never decode."""
+        return Decoder()
 
     @cached_property
     def rope(self) -> Rope:

@@ -11,6 +11,11 @@ SMALLEST_SHARED = 1024
 """Hidden size from which on a product is worth waking a second thread for."""
 
 
+def useful_threads(config: ModelConfig) -> int:
+    """How many threads a step of the model is worth, at most as many as torch uses."""
+    return torch.get_num_threads() if config.hidden_size >= SMALLEST_SHARED else 1
+
+
 @contextmanager
 def threads_for(config: ModelConfig) -> Iterator[None]:
     """Use one thread while a small model runs.

@@ -1,0 +1,370 @@
+"""Decoding one token on a CPU as one compiled call: what that needs, gathered from a model.
+
+`step_loops` is the computation, `step_table` the tables that tell it where everything lies.
+"""
+
+import ctypes
+import operator
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.cache import KVCache
+from engine.config import ModelConfig
+from engine.experts import PackedExperts
+from engine.kernels import step_table as at
+from engine.layout import TILE_ROWS
+from engine.linear import FloatLinear, Linear, PackedLinear
+from engine.pruning import NO_PRUNING, DecodeRule, Routing
+from engine.threads import useful_threads
+
+if TYPE_CHECKING:
+    from engine.model import Layer, Model, Norm
+
+_KINDS = {
+    torch.float32: at.FLOAT_WEIGHTS,
+    torch.float16: at.HALF_WEIGHTS,
+    torch.bfloat16: at.BRAIN_WEIGHTS,
+}
+_LANES = 16
+"""Of the step's vectors: a head must divide into them."""
+
+_POSITIONS = 256
+"""Positions whose rotation is worked out at once."""
+
+_CACHE_LINE = 64
+_FLOAT = 4  # bytes
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Decoder:
+    """The step of one model, made anew when a part of the model was exchanged."""
+
+    def __init__(self) -> None:
+        self._parts: list[Any] = []
+        self._step: DecodeStep | None = None
+
+    def __reduce__(self) -> tuple[type["Decoder"], tuple[()]]:
+        # A copied model lies elsewhere.
+        return Decoder, ()
+
+    def step(self, model: "Model") -> "DecodeStep | None":
+        """The step of the model as it is; None where it has parts that the step does not know."""
+        parts = list(_parts(model))
+        if len(parts) != len(self._parts) or not all(map(operator.is_, parts, self._parts)):
+            self._parts = parts
+            self._step = DecodeStep(model) if _suits(model) else None
+        return self._step
+
+
+class DecodeStep:
+    """One model's decoding of single tokens.
+
+    It reads the model's memory by address; the `Decoder` holds on to all of that. After a call,
+    ``ids`` int64 and ``weights`` float32 [L, K] say which experts ran (-1: skipped), ``counts``
+    int64 [L, E + 1] how many slots of each layer were skipped (column 0) or went to each expert.
+    """
+
+    def __init__(self, model: "Model") -> None:
+        """For a model whose parts are all known; see `Decoder`."""
+        config = model.config
+        layers, top_k = config.num_layers, config.top_k
+        self.ids = np.zeros((layers, top_k), np.int64)
+        self.weights = np.zeros((layers, top_k), np.float32)
+        self.counts = np.zeros((layers, config.num_experts + 1), np.int64)
+        self._config = config
+        self._rope = model.rope
+        self._progress = np.zeros((2 + at.PHASES * layers) * at.LINE, np.int64)
+        self._rule = NO_PRUNING.decode_rule(layers)
+        self._rule_numbers = np.zeros((layers, 2), np.float32)
+        self._layers = np.array([_layer_row(layer) for layer in model.layers])
+        self._model = self._model_row(model)
+        self._call = np.zeros(at.CALL_FIELDS, np.int64)
+        self._cache: Callable[[], KVCache | None] = lambda: None
+        self._first_position = -_POSITIONS
+        self._lock = threading.Lock()
+        self._write_rule(self._rule)
+
+    def takes(self, cache: KVCache, rule: DecodeRule) -> bool:
+        """Whether it can go on from this cache and prune by this rule."""
+        keys = cache.layers[0].keys
+        plain = keys.dtype == torch.float32 and keys.is_cpu and len(keys) == 1
+        return plain and (self._config.top_k == 2 or rule == _unpruned(self._config.num_layers))
+
+    def run(self, token: int, cache: KVCache, rule: DecodeRule) -> Tensor:
+        """Logits float32 [V] of a token after those in the cache, which grows by it.
+
+        Raises ContextFullError, and IndexError for a number that is no token's.
+        """
+        if not 0 <= token < self._config.vocab_size:
+            raise IndexError(f"{token} is none of the {self._config.vocab_size} tokens")
+        cache.reserve(1)
+        logits = torch.empty(self._config.vocab_size)
+        with self._lock:
+            if self._cache() is not cache:
+                self._find(cache)
+            if rule != self._rule:
+                self._write_rule(rule)
+            cosines, sines = self._rotation_at(cache.length)
+            self._call[:] = token, cache.length, cosines, sines, logits.data_ptr()
+            self._compute(useful_threads(self._config))
+        cache.length += 1
+        return logits
+
+    def routings(self) -> list[Routing]:
+        """Of the last call, layer by layer."""
+        ids, weights = torch.from_numpy(self.ids.copy()), torch.from_numpy(self.weights.copy())
+        return [Routing(*parts) for parts in zip(ids[:, None], weights[:, None], strict=True)]
+
+    def _compute(self, threads: int) -> None:
+        """Run on this thread and on others, which may come late."""
+        run = _compiled()
+        self.counts.fill(0)
+        self._progress.fill(0)
+        if threads > self._threads:
+            self._make_room(threads)
+        self._model[at.THREADS] = threads
+        arguments = self._model, self._layers, self._call
+        others = [_pool().submit(run, *arguments, n) for n in range(1, threads)]
+        run(*arguments, 0)
+        for other in others:
+            other.result()
+
+    def _find(self, cache: KVCache) -> None:
+        """Note where a cache lies, and make room for as many parts as it may have."""
+        for row, layer in zip(self._layers, cache.layers, strict=True):
+            row[at.KEYS], row[at.VALUES] = layer.keys.data_ptr(), layer.values.data_ptr()
+        config, parts = self._config, -(-cache.capacity // at.SPLIT_KEYS)
+        self._mixtures = _floats(config.num_heads * parts * config.head_dim)
+        self._facts = _floats(config.num_heads * parts * 3)
+        self._model[at.CAPACITY], self._model[at.SPLITS] = cache.capacity, parts
+        self._model[at.MIXTURES] = self._mixtures.ctypes.data
+        self._model[at.FACTS] = self._facts.ctypes.data
+        self._cache = weakref.ref(cache)
+
+    def _write_rule(self, rule: DecodeRule) -> None:
+        self._rule = rule
+        self._rule_numbers[:] = np.transpose((rule.thresholds, rule.quantiles))
+
+    def _rotation_at(self, position: int) -> tuple[int, int]:
+        """Where cosines and sines of a position lie; those of some later ones are made, too."""
+        place = position - self._first_position
+        if not 0 <= place < _POSITIONS:
+            rotation = self._rope.at(position, _POSITIONS)
+            self._rotation = rotation.cos, rotation.sin  # [positions, D]
+            self._first_position, place = position, 0
+        offset = place * self._config.head_dim * _FLOAT
+        return self._rotation[0].data_ptr() + offset, self._rotation[1].data_ptr() + offset
+
+    def _model_row(self, model: "Model") -> Ints:
+        """The table's row of the model, without what a cache or a number of threads decides."""
+        config, row = self._config, np.zeros(at.MODEL_FIELDS, np.int64)
+        row[at.HEAD : at.HEAD + at.LINEAR_FIELDS] = _linear_row(model.head)
+        for field, size in {
+            at.LAYERS: config.num_layers,
+            at.HIDDEN: config.hidden_size,
+            at.INNER: config.intermediate_size,
+            at.HEADS: config.num_heads,
+            at.KV_HEADS: config.num_kv_heads,
+            at.HEAD_DIM: config.head_dim,
+            at.WINDOW: config.sliding_window or np.iinfo(np.int64).max >> 1,
+            at.TOP_K: config.top_k,
+            at.EXPERTS: config.num_experts,
+        }.items():
+            row[field] = size
+        row[at.EMBED_KIND], row[at.EMBED] = _KINDS[model.embed.dtype], model.embed.data_ptr()
+        row[at.FINAL_NORM] = model.norm.weight.data_ptr()
+        norms = [norm for layer in model.layers for norm in (layer.input_norm, layer.post_norm)]
+        self._epsilons = np.array([norm.eps for norm in [*norms, model.norm]], np.float32)
+        hidden, inner = config.hidden_size, config.intermediate_size
+        shared: dict[int, NDArray[Any]] = {
+            at.STREAM: _floats(hidden),
+            at.BETWEEN: _floats(hidden),
+            at.NORMED: _floats(hidden),
+            at.PROJECTED: _floats(_projected(config)),
+            at.ACTIVATIONS: _floats(config.top_k * inner),
+            at.EPSILONS: self._epsilons,
+            at.RULE: self._rule_numbers,
+            at.IDS: self.ids,
+            at.SHARES: self.weights,
+            at.COUNTS: self.counts,
+            at.PROGRESS: self._progress,
+        }
+        self._shared = list(shared.values())
+        for field, array in shared.items():
+            row[field] = array.ctypes.data
+        row[at.YIELD] = _address_of_yield()
+        self._lay_out(row, self._layers)
+        return row
+
+    def _lay_out(self, row: Ints, layers: Ints) -> None:
+        """What a thread has for itself: how much, and where in it everything lies."""
+        config = self._config
+        linears = range(0, at.EXPERT_TABLE, at.LINEAR_FIELDS)
+        groups = [int(layers[:, place + at.GROUP].max()) for place in linears[:5]]
+        group = max(*groups, int(layers[:, at.EXPERT_GROUP].max()), int(row[at.HEAD + at.GROUP]))
+        block = max(at.COLUMN_BLOCK, group)
+        sharing = config.num_heads // config.num_kv_heads
+        sizes = {
+            at.INPUTS: max(config.hidden_size, config.num_heads * config.head_dim),
+            at.SUMS: block,
+            at.PAIRS: 8 * block,
+            at.QUADS: 4 * block,
+            at.RESULTS: 2 * config.top_k * at.TILES * TILE_ROWS + config.num_experts + TILE_ROWS,
+            at.SCORES: sharing * at.KEY_BLOCK,
+            at.QUERIES: sharing * config.head_dim,
+        }
+        place = 0
+        for field, floats in sizes.items():
+            row[field] = place
+            place += -(-floats * _FLOAT // _CACHE_LINE) * _CACHE_LINE
+        row[at.PRIVATE_BYTES] = place
+        self._threads = 0
+
+    def _make_room(self, threads: int) -> None:
+        self._threads = threads
+        self._private = _floats(threads * int(self._model[at.PRIVATE_BYTES]) // _FLOAT)
+        self._model[at.PRIVATE] = self._private.ctypes.data
+
+
+def _parts(model: "Model") -> Iterator[Any]:
+    """All that can be exchanged in a model."""
+    yield from (model.embed, model.norm, model.head)
+    for layer in model.layers:
+        yield from vars(layer).values()
+
+
+def _suits(model: "Model") -> bool:
+    """Whether all parts are of the kinds that the step knows: packed experts, above all."""
+    layers = model.layers
+    return (
+        model.dtype == torch.float32
+        and model.config.head_dim % _LANES == 0
+        and model.embed.is_cpu
+        and model.embed.is_contiguous()
+        and model.embed.dtype in _KINDS
+        and [layer.index for layer in layers] == list(range(model.config.num_layers))
+        and all(map(_layer_suits, layers))
+        and all(layer.top_k == model.config.top_k for layer in layers)
+        and all(layer.attention.window == model.config.sliding_window for layer in layers)
+        and _norm_suits(model.norm)
+        and _linear_suits(model.head)
+    )
+
+
+def _layer_suits(layer: "Layer") -> bool:
+    attention = layer.attention
+    linears = (attention.q, attention.k, attention.v, attention.o, layer.router)
+    return (
+        isinstance(layer.experts, PackedExperts)
+        and all(map(_linear_suits, linears))
+        and _norm_suits(layer.input_norm)
+        and _norm_suits(layer.post_norm)
+    )
+
+
+def _norm_suits(norm: "Norm") -> bool:
+    return norm.weight.dtype == torch.float32 and norm.weight.is_contiguous()
+
+
+def _linear_suits(linear: Linear) -> bool:
+    if isinstance(linear, PackedLinear):
+        return True
+    if not isinstance(linear, FloatLinear):
+        return False
+    weight = linear.weight
+    whole = weight.is_contiguous() and weight.shape[1] % TILE_ROWS == 0
+    return whole and weight.dtype in _KINDS and not weight.requires_grad
+
+
+def _linear_row(linear: Linear) -> list[int]:
+    """The fields of a dense layer."""
+    if isinstance(linear, PackedLinear):
+        matrix = linear.matrix
+        shape = matrix.shape
+        sizes = [at.PACKED_WEIGHTS, shape.rows, shape.columns, shape.bits, shape.group_size]
+        return sizes + [part.data_ptr() for part in (matrix.codes, matrix.scales, matrix.zeros)]
+    assert isinstance(linear, FloatLinear)
+    weight = linear.weight
+    return [_KINDS[weight.dtype], *weight.shape, 0, 0, weight.data_ptr(), 0, 0]
+
+
+def _layer_row(layer: "Layer") -> Ints:
+    """A layer's row, without its place in a cache."""
+    assert isinstance(layer.experts, PackedExperts)
+    row, attention, arena = (
+        np.zeros(at.LAYER_FIELDS, np.int64),
+        layer.attention,
+        layer.experts.arena,
+    )
+    for place, linear in {
+        at.QUERY: attention.q,
+        at.KEY: attention.k,
+        at.VALUE: attention.v,
+        at.OUTPUT: attention.o,
+        at.ROUTER: layer.router,
+    }.items():
+        row[place : place + at.LINEAR_FIELDS] = _linear_row(linear)
+    for field, tensor in {
+        at.INPUT_NORM: layer.input_norm.weight,
+        at.POST_NORM: layer.post_norm.weight,
+        at.EXPERT_TABLE: arena.table,
+        at.EXPERT_CODES: arena.codes,
+        at.EXPERT_SCALES: arena.scales,
+        at.EXPERT_ZEROS: arena.zeros,
+    }.items():
+        row[field] = tensor.data_ptr()
+    row[at.EXPERT_GROUP] = arena.layout.slots[0][0].shape.group_size
+    return row
+
+
+def _projected(config: ModelConfig) -> int:
+    """Floats of q, k and v, each padded to whole tiles."""
+    rows = (heads * config.head_dim for heads in (config.num_heads, *(config.num_kv_heads,) * 2))
+    return sum(-(-count // TILE_ROWS) * TILE_ROWS for count in rows)
+
+
+@cache
+def _unpruned(layers: int) -> DecodeRule:
+    return NO_PRUNING.decode_rule(layers)
+
+
+def _floats(count: int) -> Floats:
+    """Zeros that begin at a cache line."""
+    room = np.zeros(count + _CACHE_LINE // _FLOAT, np.float32)
+    skip = -room.ctypes.data % _CACHE_LINE // _FLOAT
+    return room[skip : skip + count]
+
+
+def _address_of_yield() -> int:
+    """The system's function that lets other threads have the core."""
+    if sys.platform == "win32":
+        function = ctypes.windll.kernel32.SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@cache
+def _compiled() -> Callable[..., None]:
+    """Imported when needed: numba is slow to load, and compiles this for some seconds once."""
+    from engine.kernels.step_loops import run
+
+    compiled: Callable[..., None] = run
+    return compiled
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="step")

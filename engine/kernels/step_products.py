@@ -1,0 +1,205 @@
+"""Products of one token with tiles of packed rows, at addresses.
+
+With AVX-512 a lookup does two multiplications of a 2-bit plane at once, or four of a 1-bit plane:
+`vpermps` takes 16 rows' next four bits as places in a table of the 16 sums that two (or four)
+inputs can contribute. The tables depend on the inputs alone and are made once for many rows. A
+lookup costs a shift, a permutation and an addition, so a weight of 2 bits 3/32 instructions of 16
+rows' lanes, where shifting, masking, converting and multiplying took 4/16.
+
+Other machines mask a code where it stands in its word: x is divided by the power of two that its
+place makes of the code, which is exact, and no shift is left.
+
+After a change here, touch `step_loops.py` too: numba's cache on disk looks only at the file of the
+function that it compiled.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+
+from engine.kernels.step_memory import emitted
+from engine.kernels.step_vectors import (
+    FLOATS,
+    LANES,
+    WORDS,
+    accumulator,
+    add_to,
+    blocks,
+    fused,
+    half_floats,
+    integer,
+    lanes,
+    load,
+    splat_at,
+    store,
+    word_lanes,
+)
+from engine.layout import TILE_ROWS, WORD_BITS, planes
+
+PERMUTING = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
+"""Whether numba compiles for a machine with `vpermps` on 16 floats."""
+
+TABLE_FLOATS = {1: 4, 2: 8}
+"""At most, floats of the tables for one input, by the width of the plane."""
+
+_INDEX_BITS = 4
+_HALF_TILES = TILE_ROWS // LANES
+
+Tables = Callable[[int, int, int], None]
+Product = Callable[[int, int, int, int, int, int, int, int, int, int, int], None]
+
+
+def table_maker(width: int, permuting: bool = PERMUTING) -> Tables:
+    """Make `tables(x, count, out)`: what a ``width``-bit plane needs of ``count`` inputs.
+
+    The count is a multiple of 32. ``out`` has TABLE_FLOATS[width] floats for each.
+    """
+    per_lookup = _INDEX_BITS // width
+    digits = [
+        [place >> (width * n) & ((1 << width) - 1) for place in range(LANES)]
+        for n in range(per_lookup)
+    ]
+
+    def sums(builder: Any, x: Any, count: Any, out: Any) -> None:
+        with blocks(builder, count, per_lookup) as loop:
+            first = builder.mul(loop.index, integer(per_lookup))
+            table = lanes(0.0)
+            for n, digit in enumerate(digits):
+                value = splat_at(builder, x, builder.add(first, integer(n)))
+                table = fused(builder, value, ir.Constant(FLOATS, list(map(float, digit))), table)
+            store(builder, table, out, builder.mul(loop.index, integer(LANES)))
+
+    def shifted(builder: Any, x: Any, count: Any, out: Any) -> None:
+        per_word = WORD_BITS // width
+        with blocks(builder, count, per_word) as loop:
+            for part in range(0, per_word, LANES):
+                at = builder.add(builder.mul(loop.index, integer(per_word)), integer(part))
+                powers = [2.0 ** -_shift(place, width) for place in range(part, part + LANES)]
+                value = builder.fmul(load(builder, x, at), ir.Constant(FLOATS, powers))
+                store(builder, value, out, at)
+
+    made: Tables = emitted(types.void, *(types.int64,) * 3)(sums if permuting else shifted)
+    return made
+
+
+def block_product(bits: int, permuting: bool = PERMUTING) -> Product:
+    """Make `add(codes, plane, word, groups, group, pairs, quads, scales, zeros, sums, out)`.
+
+    It adds to the 32 floats of ``out`` the product of the rows of a tile with ``groups`` groups of
+    inputs. The matrix begins at ``codes``, ``plane`` is its number of rows and padding, over 32,
+    times its inputs, and ``word`` that of the tiles before this one, times the inputs, plus the
+    inputs before these. ``pairs`` and ``quads`` are the tables of the inputs for planes of 2 bits
+    and 1 bit (those that this width needs), ``sums`` their sums by group; ``scales`` and ``zeros``
+    are of these rows and groups, the zeros not read at 1 bit.
+    """
+
+    def add(
+        builder: Any,
+        codes: Any,
+        plane: Any,
+        word: Any,
+        groups: Any,
+        group: Any,
+        pairs: Any,
+        quads: Any,
+        scales: Any,
+        zeros: Any,
+        sums: Any,
+        out: Any,
+    ) -> None:
+        places = [integer(half * LANES) for half in range(_HALF_TILES)]
+        results = [cgutils.alloca_once(builder, FLOATS) for _ in places]
+        for result, place in zip(results, places, strict=True):
+            builder.store(load(builder, out, place), result)
+        with cgutils.for_range(builder, groups) as loop:
+            first = builder.mul(loop.index, group)
+            raws, done = [lanes(0.0)] * _HALF_TILES, 0
+            for width in planes(bits):
+                inputs = builder.mul(builder.add(word, first), integer(width))
+                begin = builder.add(builder.mul(plane, integer(done)), inputs)
+                tables = pairs if width == 2 else quads
+                parts = lookups(builder, width, codes, begin, group, tables, first)
+                factor = lanes(float(1 << done))
+                raws = [
+                    fused(builder, part, factor, raw) for part, raw in zip(parts, raws, strict=True)
+                ]
+                done += width
+            of_group = builder.mul(loop.index, integer(TILE_ROWS))
+            total = splat_at(builder, sums, loop.index)
+            for raw, result, place in zip(raws, results, places, strict=True):
+                at = builder.add(of_group, place)
+                zero = lanes(0.5) if bits == 1 else half_floats(builder, zeros, at)
+                value = fused(builder, builder.fneg(zero), total, raw)
+                add_to(builder, result, half_floats(builder, scales, at), value)
+        for result, place in zip(results, places, strict=True):
+            store(builder, builder.load(result), out, place)
+
+    lookups = _permuted if permuting else _masked
+    made: Product = emitted(types.void, *(types.int64,) * 11)(add)
+    return made
+
+
+def _permuted(
+    builder: Any, width: int, codes: Any, begin: Any, group: Any, tables: Any, first: Any
+) -> list[Any]:
+    """Sums of code times input over one plane of a group, 16 rows each."""
+    kind = ir.FunctionType(FLOATS, [FLOATS, WORDS])
+    permute = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.permvar.sf.512")
+    per_input = TABLE_FLOATS[width]
+    per_word = WORD_BITS // _INDEX_BITS
+    # Two sums for 16 rows: an addition does not wait for the one before it.
+    sums = [[accumulator(builder) for _ in range(2)] for _ in range(_HALF_TILES)]
+    with blocks(builder, group, WORD_BITS // width) as loop:
+        at = builder.add(begin, builder.mul(loop.index, integer(TILE_ROWS)))
+        halves = [
+            load(builder, codes, builder.add(at, integer(half * LANES)), WORDS)
+            for half in range(_HALF_TILES)
+        ]
+        table_at = builder.add(
+            builder.mul(first, integer(per_input)),
+            builder.mul(loop.index, integer(per_word * LANES)),
+        )
+        for n in range(per_word):
+            table = load(builder, tables, builder.add(table_at, integer(n * LANES)))
+            for words, places in zip(halves, sums, strict=True):
+                index = builder.lshr(words, word_lanes(n * _INDEX_BITS))
+                value = builder.call(permute, [table, index])
+                place = places[n % 2]
+                builder.store(builder.fadd(builder.load(place), value), place)
+    return [builder.fadd(*map(builder.load, places)) for places in sums]
+
+
+def _masked(
+    builder: Any, width: int, codes: Any, begin: Any, group: Any, tables: Any, first: Any
+) -> list[Any]:
+    """Like `_permuted`, with the tables of `shifted`."""
+    per_word = WORD_BITS // width
+    sums = [[accumulator(builder) for _ in range(2)] for _ in range(_HALF_TILES)]
+    with blocks(builder, group, per_word) as loop:
+        at = builder.add(begin, builder.mul(loop.index, integer(TILE_ROWS)))
+        x_at = builder.add(first, builder.mul(loop.index, integer(per_word)))
+        halves = [
+            load(builder, codes, builder.add(at, integer(half * LANES)), WORDS)
+            for half in range(_HALF_TILES)
+        ]
+        for n in range(per_word):
+            value = splat_at(builder, tables, builder.add(x_at, integer(n)))
+            for words, places in zip(halves, sums, strict=True):
+                shift = _shift(n, width)
+                mask = word_lanes(((1 << width) - 1) << shift)
+                code = (
+                    builder.and_(words, mask)
+                    if shift == n * width
+                    else builder.lshr(words, word_lanes(n * width))
+                )
+                add_to(builder, places[n % 2], builder.sitofp(code, FLOATS), value)
+    return [builder.fadd(*map(builder.load, places)) for places in sums]
+
+
+def _shift(place: int, width: int) -> int:
+    """By how many bits a masked code is too high; the last one is shifted, for its sign's sake."""
+    return 0 if (place + 1) * width == WORD_BITS else place * width

@@ -1,0 +1,78 @@
+"""Where the compiled step finds everything: the columns of its tables, all int64.
+
+A table of sizes and addresses describes any model with one compiled type. The names are constants
+to numba.
+
+After a change here, touch `step_loops.py` too: numba's cache on disk looks only at the file of the
+function that it compiled.
+"""
+
+LINEAR_FIELDS = 8
+KIND, ROWS, COLUMNS, BITS, GROUP, WEIGHTS, SCALES, ZEROS = range(LINEAR_FIELDS)
+"""Of a dense layer: what its weights are, sizes, addresses. ``WEIGHTS`` may be codes."""
+
+FLOAT_WEIGHTS, HALF_WEIGHTS, BRAIN_WEIGHTS, PACKED_WEIGHTS = range(4)
+"""``KIND``: float32, float16, bfloat16, packed."""
+
+QUERY, KEY, VALUE, OUTPUT, ROUTER = (LINEAR_FIELDS * place for place in range(5))
+"""Where a layer's dense layers begin in its row."""
+
+_LAYER_NAMES = range(5 * LINEAR_FIELDS, 5 * LINEAR_FIELDS + 10)
+INPUT_NORM, POST_NORM, EXPERT_TABLE, *_EXPERT_ADDRESSES, KEYS, VALUES, LAYER_FIELDS = _LAYER_NAMES
+EXPERT_CODES, EXPERT_SCALES, EXPERT_ZEROS, EXPERT_GROUP = _EXPERT_ADDRESSES
+"""The rest of a layer's row; ``EXPERT_TABLE`` is the table of an `Arena`."""
+
+HEAD = 0
+"""Where the head begins in the row of the model."""
+
+_SIZES = range(LINEAR_FIELDS, LINEAR_FIELDS + 12)
+THREADS, LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, WINDOW, TOP_K, EXPERTS, *_ROOMS = _SIZES
+CAPACITY, SPLITS = _ROOMS
+"""``WINDOW``: in tokens, beyond any context where there is none; ``CAPACITY``: tokens that the
+cache has room for; ``SPLITS``: parts of their keys."""
+
+_WEIGHTS = range(_SIZES.stop, _SIZES.stop + 5)
+EMBED_KIND, EMBED, FINAL_NORM, EPSILONS, RULE = _WEIGHTS
+"""``EPSILONS``: float32 [2 L + 1], of the norms in order; ``RULE``: float32 [L, 2], threshold and
+quantile of each layer."""
+
+_SHARED = range(_WEIGHTS.stop, _WEIGHTS.stop + 11)
+STREAM, BETWEEN, NORMED, PROJECTED, MIXTURES, FACTS, ACTIVATIONS, IDS, *_REST = _SHARED
+SHARES, COUNTS, PROGRESS = _REST
+"""What threads share: the residual stream before and after attention, the input of the experts
+[H each]; q, k and v side by side; of each part of the keys what it gives every query
+[KV, splits, R, D], and three numbers on that (`step_loops`); silu(gate) * up [K, I]; experts and
+their weights [L, K], slots counted [L, E + 1]; progress, a LINE for each phase, zero at first."""
+
+_OWN = range(_SHARED.stop, _SHARED.stop + 9)
+PRIVATE, PRIVATE_BYTES, INPUTS, SUMS, PAIRS, QUADS, RESULTS, SCORES, QUERIES = _OWN
+"""What each thread has for itself: where the first one's begins, the bytes of each, and at which
+byte there are inputs of a product, their sums by group and tables, its outputs, the scores of some
+keys [R, KEY_BLOCK], and queries [R, D]."""
+
+_SYSTEM = range(_OWN.stop, _OWN.stop + 4)
+YIELD, CLOCK, STAMPS, MODEL_FIELDS = _SYSTEM
+"""Functions of the system and where the time at the end of each phase goes, int64 [phases, 2] in
+seconds and nanoseconds; 0 for none."""
+
+TOKEN, POSITION, COSINES, SINES, LOGITS, CALL_FIELDS = range(6)
+"""Of a call: rotation of the position, float32 [D] each, and float32 [V] to write."""
+
+PHASES = 6
+"""Of a layer. The embedding before them and the head after them are one phase each."""
+
+LINE = 16
+"""int64 for the progress of a phase: two cache lines, one for what was taken, one for what is done.
+They are fetched in pairs."""
+
+TILES = 16
+"""Row tiles that a thread takes at once, at most: they share the tables of their inputs."""
+
+KEY_BLOCK = 128
+"""Keys whose scores become weights at once."""
+
+SPLIT_KEYS = 1024
+"""Keys of one part."""
+
+COLUMN_BLOCK = 512
+"""Inputs whose tables are made at once, unless a group is larger: they fit the nearest cache."""
