@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from app import about, paths
-from app.commands import compress, doctor, export, hub, measure, models, plan, run, watch
+from app import about, opening, paths
+from app.commands import compress, doctor, export, hub, measure, models, plan, run, settings, watch
 from app.render import safe_text
 from engine.errors import Interrupted, McChatError, UsageError
 
-_GROUPS = (run, plan, compress, watch, hub, models, export, measure, doctor)
+_GROUPS = (run, plan, compress, watch, hub, models, export, measure, settings, doctor)
 _LOG_NAME = "mc-chat.log"
 
 
@@ -73,14 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_screen(options: argparse.Namespace) -> None:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError(
-            'the screen needs a terminal; without one use `mc-chat run MODEL "..."`, '
-            "and `mc-chat --help` for more"
-        )
-    from app import tui
-
-    tui.run()
+    opening.open_screen()
 
 
 def _complain(message: str) -> None:

@@ -1,13 +1,16 @@
 """Where mc-chat keeps things. Nothing is created here: whoever writes first makes the folder.
 
 ``MC_CHAT_HOME`` puts everything into one folder; otherwise each kind goes where the platform
-expects it (XDG on Linux, Library on macOS, AppData on Windows).
+expects it (XDG on Linux, Library on macOS, AppData on Windows). The setting ``models_dir`` moves
+the models, to another disk for example.
 """
 
 import os
 from pathlib import Path
 
 import platformdirs
+
+from app import settings
 
 APP_NAME = "mc-chat"
 HOME_VARIABLE = "MC_CHAT_HOME"
@@ -19,13 +22,21 @@ def _home() -> Path | None:
 
 
 def data_dir() -> Path:
-    """Models and chats."""
+    """Chats, and models unless they are elsewhere."""
     return _home() or platformdirs.user_data_path(APP_NAME, appauthor=False)
 
 
 def models_dir() -> Path:
-    """One folder per installed model."""
-    return data_dir() / "models"
+    """One folder per installed model. Raises UsageError for settings that cannot be read."""
+    chosen = settings.load(settings_file()).models_dir
+    return Path(chosen).expanduser() if chosen else data_dir() / "models"
+
+
+def shown(path: Path | str) -> str:
+    """A path for a report: the user's home, and so the user's name, is ``~``."""
+    text, home = str(path), str(Path.home())
+    inside = text == home or text.startswith(home + os.sep)
+    return f"~{text[len(home) :]}" if inside and home != os.sep else text
 
 
 def history_db() -> Path:

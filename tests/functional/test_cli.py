@@ -1,67 +1,27 @@
 """The commands as users and scripts meet them: output, JSON keys, exit codes, failures."""
 
-import io
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import assets
-from app import cli, jobs, loading, paths
+from app import jobs, loading, paths
 from engine import integrity
 from engine.protocol import Device
 from tests.checkpoints_for_tests import EXPERT_BITS, write_tiny_checkpoint
+from tests.commands_for_tests import Command, failed
 from tests.hub_for_tests import connect, running_hub
 from tests.ui import FAKES
 from tests.unit.models_for_tests import save_tiny_mixtral
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = "word " * 300
-
-
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def mc_chat(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Run a command in this process, on fresh folders, without a terminal."""
-
-    def run(*words: str | Path, stdin: str = "") -> Result:
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture
-def tiny(home: Path) -> Path:
-    """A tiny compressed model, installed."""
-    folder = paths.models_dir() / "tiny"
-    write_tiny_checkpoint(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +40,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(assets.DEMO_DIR / name, folder)
     return folder
-
-
-def failed(result: Result, code: int, said: str) -> None:
-    """One clear line, the right exit code, no result, no traceback."""
-    assert result.code == code
-    lines = [line for line in result.err.splitlines() if line.startswith("mc-chat: ")]
-    assert len(lines) == 1, result.err
-    assert said in lines[0]
-    assert "Traceback" not in result.err
-    assert result.out == ""
 
 
 # --- what works -----------------------------------------------------------------------------------

@@ -15,20 +15,19 @@ from typing import Any
 
 import pytest
 
-from app import cli, jobs, models, paths
+from app import jobs, models, paths
 from app.commands import compress
 from app.jobs import RunningJob
 from assets import DEMO_DIR
 from compress.allocation import ALLOCATORS
 from compress.quantizers import QUANTIZERS
-from tests.functional.test_cli import Result
+from tests.commands_for_tests import Command
 from tests.ui import FAKES
 from tests.unit.models_for_tests import save_tiny_mixtral
 
 REPOSITORY = FAKES.parents[1]
 PATIENCE_SECONDS = 20.0
 
-Command = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -41,18 +40,6 @@ def fake_story(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(jobs, "JOB_COMMAND", command)
 
     return choose
-
-
-@pytest.fixture
-def mc_chat(home: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process, without a terminal."""
-
-    def run(*words: str | Path) -> Result:
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
