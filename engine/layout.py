@@ -135,6 +135,11 @@ class ArenaLayout:
         """Bytes of all scales and zero points."""
         return (self.scales + self.zeros) * SCALE_BYTES
 
+    @property
+    def widest(self) -> int:
+        """Bits of the widest matrix."""
+        return max(slot.shape.bits for expert in self.slots for slot in expert)
+
     def expert_bytes(self, expert: int) -> int:
         """Bytes that running one expert for one token reads."""
         return sum(slot.shape.total_bytes for slot in self.slots[expert])

@@ -1,0 +1,461 @@
+"""Products with the weights of one token, or of a few, one after the other: bound by memory.
+
+Nothing here is read on the host, and nothing is allocated after the first call on a device, so that
+all of it can be captured in a CUDA graph. Where the inputs of a row are split over programs, each
+leaves a partial sum; the last to arrive (an integer counter tells) adds them in their order. So the
+same inputs give the same bytes, whatever ran first. One stream at a time: the partial sums lie in
+one buffer a device.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine.errors import UsageError
+from engine.kernels import Arena
+from engine.kernels.triton.plans import plan_for
+from engine.kernels.triton.words import row_products
+from engine.packing import PackedMatrix
+
+_PARTIAL_SUMS = 1 << 20
+_COUNTERS = 1 << 14
+_HIDDEN = 1 << 19
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    """Partial sums and the experts' inner activations, float32; counters int32, all 0."""
+
+    partial: Tensor
+    hidden: Tensor
+    arrived: Tensor
+
+
+@cache
+def scratch(device: torch.device) -> _Scratch:
+    """The buffers of a device, for good: a captured graph holds their addresses."""
+    return _Scratch(
+        partial=torch.empty(_PARTIAL_SUMS, device=device),
+        hidden=torch.empty(_HIDDEN, device=device),
+        arrived=torch.zeros(_COUNTERS, dtype=torch.int32, device=device),
+    )
+
+
+@triton.jit
+def _store_or_combine(
+    value: tl.tensor,
+    out: tl.tensor,
+    partial: tl.tensor,
+    arrived: tl.tensor,
+    block: tl.tensor,
+    blocks: tl.tensor,
+    split: tl.tensor,
+    token: tl.tensor,
+    tokens: tl.tensor,
+    place: tl.tensor,
+    rows: tl.tensor,
+    splits: tl.constexpr,
+) -> None:
+    """Store ``value`` at rows ``place`` of ``out``, or add up what all splits found there."""
+    inside = place < rows
+    if splits == 1:
+        tl.store(out + token * rows + place, value, mask=inside)
+    else:
+        own = partial + token * rows + place
+        tl.store(own + split * tokens * rows, value, mask=inside)
+        # All threads' sums are written before one of them counts the program as arrived.
+        tl.debug_barrier()
+        counter = arrived + token * blocks + block
+        if tl.atomic_add(counter, 1, sem="acq_rel") == splits - 1:
+            whole = tl.zeros_like(value)
+            for part in tl.static_range(splits):
+                # Past the L1 cache, which does not see other programs' stores.
+                whole += tl.load(
+                    own + part * tokens * rows, mask=inside, other=0.0, cache_modifier=".cg"
+                )
+            tl.store(out + token * rows + place, whole, mask=inside)
+            tl.store(counter, 0)  # for the next launch
+
+
+@triton.jit
+def _matvec(
+    x: tl.tensor,
+    codes: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    out: tl.tensor,
+    partial: tl.tensor,
+    arrived: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    bits: tl.constexpr,
+    group_size: tl.constexpr,
+    stretch: tl.constexpr,
+    lines: tl.constexpr,
+    lanes: tl.constexpr,
+    splits: tl.constexpr,
+) -> None:
+    """Program (block of row tiles, split of the inputs, token)."""
+    block, split, token = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tiles = tl.cdiv(rows, 32)
+    line = block * lines + tl.arange(0, lines)  # [lines]
+    tile = tl.minimum(line, tiles - 1)[:, None, None]
+    span = tl.cdiv(columns // stretch, splits)
+    first = split * span
+    found = row_products(
+        x + token * columns,
+        codes,
+        scales,
+        zeros,
+        tile,
+        tiles,
+        columns,
+        first,
+        tl.minimum(first + span, columns // stretch),
+        bits,
+        group_size,
+        stretch,
+        lines,
+        lanes,
+    )
+    place = line[:, None] * 32 + tl.arange(0, 32)[None, :]  # [lines, 32]
+    _store_or_combine(
+        found,
+        out,
+        partial,
+        arrived,
+        block,
+        tl.num_programs(0),
+        split,
+        token,
+        tl.num_programs(2),
+        place,
+        rows,
+        splits,
+    )
+
+
+@triton.jit
+def _expert_rows(
+    inputs: tl.tensor,
+    codes: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    bits: tl.tensor,
+    tile: tl.tensor,
+    tiles: tl.tensor,
+    columns: tl.tensor,
+    first: tl.tensor,
+    last: tl.tensor,
+    widest: tl.constexpr,
+    group_size: tl.constexpr,
+    stretch: tl.constexpr,
+    lines: tl.constexpr,
+    lanes: tl.constexpr,
+) -> tl.tensor:
+    """`row_products` at a width that is known only here, at most ``widest``."""
+    found = tl.zeros((lines, 32), tl.float32)
+    for width in tl.static_range(1, widest + 1):
+        if width <= 4 or width == 8:  # noqa: SIM102 - decided while compiling, unlike the next
+            if bits == width:
+                found = row_products(
+                    inputs,
+                    codes,
+                    scales,
+                    zeros,
+                    tile,
+                    tiles,
+                    columns,
+                    first,
+                    last,
+                    width,
+                    group_size,
+                    stretch,
+                    lines,
+                    lanes,
+                )
+    return found
+
+
+@triton.jit
+def _gate_up(
+    x: tl.tensor,
+    ids: tl.tensor,
+    table: tl.tensor,
+    codes: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    hidden: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    rank: tl.tensor,
+    widest: tl.constexpr,
+    group_size: tl.constexpr,
+    stretch: tl.constexpr,
+    lines: tl.constexpr,
+    lanes: tl.constexpr,
+) -> None:
+    """hidden[slot] = silu(gate x) * (up x); program (block of row tiles, slot).
+
+    Half of the lines are of the gate, half the same rows of the up matrix. A skipped slot's program
+    ends at once.
+    """
+    block, slot = tl.program_id(0), tl.program_id(1)
+    expert = tl.load(ids + slot)
+    if expert >= 0:
+        tiles = tl.cdiv(rows, 32)
+        line = tl.arange(0, lines)
+        own = block * (lines // 2) + line % (lines // 2)  # row tile of each line
+        is_up = (line >= lines // 2)[:, None, None]
+        gate = table + expert * 12  # bits, and first code, scale and zero point of three matrices
+        found = _expert_rows(
+            x + slot // rank * columns,
+            codes + _either(is_up, gate + 5, gate + 1),
+            scales + _either(is_up, gate + 6, gate + 2),
+            zeros + _either(is_up, gate + 7, gate + 3),
+            tl.load(gate),
+            tl.minimum(own, tiles - 1)[:, None, None],
+            tiles,
+            columns,
+            0,
+            columns // stretch,
+            widest,
+            group_size,
+            stretch,
+            lines,
+            lanes,
+        )
+        # [2, lines / 2, 32] with one half of it zero, so that the sum takes the other.
+        value = tl.sum(tl.where(is_up, 0.0, found[:, None, :]).reshape(2, lines // 2, 32), axis=0)
+        up = tl.sum(tl.where(is_up, found[:, None, :], 0.0).reshape(2, lines // 2, 32), axis=0)
+        silu = value / (1.0 + tl.exp(-value))
+        tile = block * (lines // 2) + tl.arange(0, lines // 2)
+        place = tile[:, None] * 32 + tl.arange(0, 32)[None, :]
+        tl.store(hidden + slot * rows + place, silu * up, mask=place < rows)
+
+
+@triton.jit
+def _either(chosen: tl.tensor, entry: tl.tensor, other: tl.tensor) -> tl.tensor:
+    """The offset at ``entry`` where ``chosen`` [lines, 1, 1], else the one at ``other``."""
+    return tl.multiple_of(tl.where(chosen, _offset(entry), _offset(other)), (32, 32, 32))
+
+
+@triton.jit
+def _offset(entry: tl.tensor) -> tl.tensor:
+    """An offset in the arena's table; matrices begin with whole rows of 32."""
+    return tl.multiple_of(tl.load(entry), 32)
+
+
+@triton.jit
+def _down(
+    hidden: tl.tensor,
+    ids: tl.tensor,
+    weights: tl.tensor,
+    table: tl.tensor,
+    codes: tl.tensor,
+    scales: tl.tensor,
+    zeros: tl.tensor,
+    out: tl.tensor,
+    partial: tl.tensor,
+    arrived: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    rank: tl.tensor,
+    widest: tl.constexpr,
+    group_size: tl.constexpr,
+    stretch: tl.constexpr,
+    lines: tl.constexpr,
+    lanes: tl.constexpr,
+    splits: tl.constexpr,
+) -> None:
+    """out[token] = sum over its slots of weight * (down hidden[slot]); program as in `_matvec`."""
+    block, split, token = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tiles = tl.cdiv(rows, 32)
+    line = block * lines + tl.arange(0, lines)
+    tile = tl.minimum(line, tiles - 1)[:, None, None]
+    span = tl.cdiv(columns // stretch, splits)
+    first = split * span
+    last = tl.minimum(first + span, columns // stretch)
+    found = tl.zeros((lines, 32), tl.float32)
+    for slot in range(token * rank, (token + 1) * rank):
+        expert = tl.load(ids + slot)
+        if expert >= 0:
+            down = table + expert * 12 + 8
+            product = _expert_rows(
+                hidden + slot * columns,
+                codes + _offset(down + 1),
+                scales + _offset(down + 2),
+                zeros + _offset(down + 3),
+                tl.load(down),
+                tile,
+                tiles,
+                columns,
+                first,
+                last,
+                widest,
+                group_size,
+                stretch,
+                lines,
+                lanes,
+            )
+            found += tl.load(weights + slot) * product
+    place = line[:, None] * 32 + tl.arange(0, 32)[None, :]
+    _store_or_combine(
+        found,
+        out,
+        partial,
+        arrived,
+        block,
+        tl.num_programs(0),
+        split,
+        token,
+        tl.num_programs(2),
+        place,
+        rows,
+        splits,
+    )
+
+
+@triton.jit
+def _half_matvec(
+    x: tl.tensor,
+    weight: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    block_rows: tl.constexpr,
+    block_columns: tl.constexpr,
+) -> None:
+    """Program (block of rows, token)."""
+    block, token = tl.program_id(0), tl.program_id(1)
+    row = block * block_rows + tl.arange(0, block_rows)
+    # Rows behind the end work on the last one again, and drop it.
+    start = weight + tl.minimum(row, rows - 1).to(tl.int64)[:, None] * columns
+    found = tl.zeros((block_rows, block_columns), tl.float32)
+    for first in range(0, columns, block_columns):
+        column = first + tl.arange(0, block_columns)
+        inside = column < columns
+        value = tl.load(x + token * columns + column, mask=inside, other=0.0).to(tl.float32)
+        weights = tl.load(start + column[None, :], mask=inside[None, :], other=0.0)
+        found = tl.fma(weights.to(tl.float32), value[None, :], found)
+    tl.store(out + token * rows + row, tl.sum(found, axis=1), mask=row < rows)
+
+
+def packed_matvec(x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
+    """Write x [T, I] times a packed matrix [O, I] to ``out`` [T, O]; T is 1, or a few.
+
+    Both are contiguous, of any floating type; sums are float32.
+    """
+    shape = matrix.shape
+    plan = plan_for("matvec", shape.rows, shape.columns, shape.bits, shape.group_size)
+    blocks = triton.cdiv(shape.tiles, plan.lines)
+    buffers = scratch(x.device)
+    _check_room(len(x) * plan.splits * shape.rows, len(x) * blocks, 0)
+    _matvec[(blocks, plan.splits, len(x))](
+        x,
+        matrix.codes,
+        matrix.scales,
+        matrix.zeros,
+        out,
+        buffers.partial,
+        buffers.arrived,
+        shape.rows,
+        shape.columns,
+        bits=shape.bits,
+        group_size=shape.group_size,
+        stretch=plan.stretch,
+        lines=plan.lines,
+        lanes=plan.lanes,
+        splits=plan.splits,
+        num_warps=plan.warps,
+        enable_fp_fusion=True,
+    )
+
+
+def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor) -> None:
+    """Write the weighted sum of the chosen experts' outputs to ``out`` [T, H]; T is 1, or a few.
+
+    x [T, H] of any floating type; ids [T, K] int32 or int64, -1 for a slot to skip, which reads
+    nothing; weights [T, K] float32. All contiguous. Two launches, whatever is skipped.
+    """
+    gate = arena.layout.slots[0][0].shape
+    inner, hidden_size, group_size = gate.rows, gate.columns, gate.group_size
+    widest = arena.layout.widest
+    tokens, rank = ids.shape
+    buffers = scratch(x.device)
+    gate_up = plan_for("gate_up", inner, hidden_size, widest, group_size)
+    down = plan_for("down", hidden_size, inner, widest, group_size)
+    blocks = triton.cdiv(hidden_size, 32 * down.lines)
+    _check_room(tokens * down.splits * hidden_size, tokens * blocks, tokens * rank * inner)
+    _gate_up[(triton.cdiv(inner, 16 * gate_up.lines), tokens * rank)](
+        x,
+        ids,
+        arena.table,
+        arena.codes,
+        arena.scales,
+        arena.zeros,
+        buffers.hidden,
+        inner,
+        hidden_size,
+        rank,
+        widest=widest,
+        group_size=group_size,
+        stretch=gate_up.stretch,
+        lines=gate_up.lines,
+        lanes=gate_up.lanes,
+        num_warps=gate_up.warps,
+        enable_fp_fusion=True,
+    )
+    _down[(blocks, down.splits, tokens)](
+        buffers.hidden,
+        ids,
+        weights,
+        arena.table,
+        arena.codes,
+        arena.scales,
+        arena.zeros,
+        out,
+        buffers.partial,
+        buffers.arrived,
+        hidden_size,
+        inner,
+        rank,
+        widest=widest,
+        group_size=group_size,
+        stretch=down.stretch,
+        lines=down.lines,
+        lanes=down.lanes,
+        splits=down.splits,
+        num_warps=down.warps,
+        enable_fp_fusion=True,
+    )
+
+
+def half_matvec(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Write x [T, I] times a 16-bit weight [O, I] to ``out`` [T, O]; T is 1, or a few.
+
+    All contiguous, x and ``out`` of any floating type; sums are float32.
+    """
+    rows, columns = weight.shape
+    block_columns = min(1024, triton.next_power_of_2(columns))
+    _half_matvec[(triton.cdiv(rows, 4), len(x))](
+        x,
+        weight,
+        out,
+        rows,
+        columns,
+        block_rows=4,
+        block_columns=block_columns,
+        num_warps=4,
+        enable_fp_fusion=True,
+    )
+
+
+def _check_room(partial: int, counters: int, hidden: int) -> None:
+    """Refuse more tokens than the buffers hold, before a kernel writes behind them."""
+    if partial > _PARTIAL_SUMS or counters > _COUNTERS or hidden > _HIDDEN:
+        raise UsageError("too many tokens at once for the decoding kernels; use those of prefill")

@@ -1,0 +1,45 @@
+"""The packed products on CUDA: decoding's kernels for few tokens, prefill's for many."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.kernels import Arena
+from engine.kernels.triton.decode import experts_decode, half_matvec, packed_matvec
+from engine.kernels.triton.prefill import experts_prefill, packed_matmul
+from engine.packing import PackedMatrix
+
+FEW_TOKENS = 4
+"""From here on, tensor cores that dequantize a tile once for 16 tokens beat one token at a time."""
+
+
+class TritonKernels:
+    """The packed products in Triton, for tensors on CUDA; sums are float32."""
+
+    def matmul(self, x: Tensor, matrix: PackedMatrix) -> Tensor:
+        """Multiply x [T, I] with a packed matrix [O, I] to [T, O], in the type of x."""
+        if len(x) >= FEW_TOKENS:
+            return packed_matmul(x.contiguous(), matrix)
+        out = x.new_empty(len(x), matrix.shape.rows)
+        packed_matvec(x.contiguous(), matrix, out)
+        return out
+
+    def experts(self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Tensor:
+        """Sum of the chosen experts' outputs; see `Kernels.experts`."""
+        x, ids, weights = x.contiguous(), ids.contiguous(), weights.float().contiguous()
+        if len(x) >= FEW_TOKENS:
+            return experts_prefill(x, ids, weights, arena)
+        out = torch.empty_like(x)
+        experts_decode(x, ids, weights, arena, out)
+        return out
+
+    def half_matmul(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Multiply x [T, I] with a 16-bit weight [O, I]; see `Kernels.half_matmul`."""
+        if len(x) >= FEW_TOKENS:
+            return F.linear(x, weight.to(x.dtype))
+        out = x.new_empty(len(x), len(weight))
+        half_matvec(x.contiguous(), weight, out)
+        return out
+
+    def warm(self) -> None:
+        """Nothing yet."""
