@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compress import pruning, streams
 from compress.data_free import ODP_QUANTILE, ODP_THRESHOLD, even_hessian
+from compress.host_memory import give_back
 from compress.projection import chunk_of
 from compress.quantizers import Quantizer
 from compress.quantizers.grid import Codes
@@ -72,6 +73,7 @@ def quantize_layer(
     packed = []
     for index, bits in enumerate(widths):
         listener(index)
+        give_back()
         packed.append(_quantize_expert(block, index, experts, mixed, bits, quantize, group_size))
     hidden.add(mixed)
     quantized = QuantizedLayer(

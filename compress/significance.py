@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compress import streams
 from compress.allocation import LayerScores
+from compress.host_memory import give_back
 from compress.projection import chunk_of
 from compress.quantizers import Quantizer
 from compress.quantizers.hessian import Hessian, HessianSum
@@ -51,6 +52,7 @@ def score_layer(
     errors, traces = [], []
     for index in range(experts.count):
         listener(index)
+        give_back()
         expert = experts.read(index)
         error, trace = _score_expert(block, index, expert, mixed, quantize, widths, group_size)
         errors.append(error)
