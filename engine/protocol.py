@@ -179,7 +179,8 @@ class LoadProgress:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model is ready. ``nominal_bits`` is None for an original, uncompressed checkpoint."""
+    """The model is ready. ``nominal_bits`` is None for an original, uncompressed checkpoint;
+    ``kernels`` says what multiplies, and where that is slow, why."""
 
     name: str
     device: str
@@ -188,6 +189,7 @@ class Loaded:
     nominal_bits: float | None
     bits_per_weight: float
     memory: Memory
+    kernels: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from engine import budget as budgets
-from engine import devices
+from engine import devices, kernels
 from engine.chat import continues, prompt_ids
 from engine.checkpoint import LoadListener, load_model
 from engine.config import ModelConfig
@@ -129,6 +129,7 @@ class Session:
             nominal_bits=self._checkpoint.nominal_bits,
             bits_per_weight=manifest.sizes.bits_per_weight if manifest else held_bits,
             memory=self.memory(),
+            kernels=kernels.describe(torch.device(self._device.id)),
         )
 
     def memory(self) -> Memory:

@@ -45,9 +45,7 @@ def _report() -> dict[str, Any]:
         "libraries": about.libraries(),
         "threads": torch.get_num_threads(),
         "devices": [dataclasses.asdict(device) for device in devices],
-        "kernels": {
-            device.id: type(kernels.select(torch.device(device.id))).__name__ for device in devices
-        },
+        "kernels": {device.id: kernels.describe(torch.device(device.id)) for device in devices},
         "paths": {
             "models": str(paths.models_dir()),
             "history": str(paths.history_db()),
@@ -82,7 +80,7 @@ def _text(report: dict[str, Any]) -> str:
         note = f" ({device['note']})" if device["note"] else ""
         words = memory_words(Device(**device))
         kernels = report["kernels"][device["id"]]
-        lines.append(f"{device['id']}: {device['name']}{note}, {words}, {kernels}")
+        lines.append(f"{device['id']}: {device['name']}{note}, {words}, kernels: {kernels}")
     lines.append("")
     lines += [f"{name}: {path}" for name, path in report["paths"].items()]
     lines.append(f"disk: {units.size(report['disk_free_bytes'])} free for models")

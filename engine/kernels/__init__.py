@@ -76,16 +76,30 @@ class Kernels(Protocol):
 
 def select(device: torch.device) -> Kernels:
     """The implementation for a device."""
-    return _select(device.type)
+    return _select(device.type)[0]
+
+
+def describe(device: torch.device) -> str:
+    """Which implementation a device gets; where it is the slow one, why."""
+    return _select(device.type)[1]
 
 
 @cache
-def _select(kind: str) -> Kernels:
-    # Imported when needed: numba is slow to load, and this file is also read by what runs nothing.
+def _select(kind: str) -> tuple[Kernels, str]:
+    # Imported when needed: numba and triton are slow to load, and this file is also read by what
+    # runs nothing.
     if kind == "cpu":
         from engine.kernels.cpu import CpuKernels
 
-        return CpuKernels()
+        return CpuKernels(), "numba"
+    missing = "made for CUDA"
+    if kind == "cuda":
+        try:
+            from engine.kernels.triton.products import TritonKernels
+
+            return TritonKernels(), "triton"
+        except ImportError as error:
+            missing = str(error)
     from engine.kernels.reference import ReferenceKernels
 
-    return ReferenceKernels()
+    return ReferenceKernels(), f"plain torch, slow, for want of triton ({missing})"

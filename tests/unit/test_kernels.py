@@ -1,11 +1,14 @@
 """Every implementation against float64, on the same random packed matrices."""
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
 from engine.experts import PackedExperts
-from engine.kernels import Kernels, cpu, loops, select
+from engine.kernels import Kernels, _select, cpu, describe, loops, select
 from engine.kernels.cpu import CpuKernels
 from engine.kernels.reference import ReferenceKernels
 from engine.layout import MATRICES, Matrix, matrix_shape
@@ -153,6 +156,29 @@ def test_the_smallest_and_negative_halves_are_read_right() -> None:
 
 def test_a_cpu_gets_the_cpu_kernels() -> None:
     assert isinstance(select(torch.device("cpu")), CpuKernels)
+    assert describe(torch.device("cpu")) == "numba"
+
+
+@pytest.fixture
+def undecided() -> Iterator[None]:
+    """Nothing selected before is remembered, nor what is selected now."""
+    _select.cache_clear()
+    yield
+    _select.cache_clear()
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_gpu_gets_triton() -> None:
+    pytest.importorskip("triton", reason="no build of triton for this platform")
+    assert type(select(torch.device("cuda"))).__name__ == "TritonKernels"
+    assert describe(torch.device("cuda")) == "triton"
+
+
+@pytest.mark.usefixtures("undecided")
+def test_without_triton_a_gpu_is_slow_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "engine.kernels.triton.products", None)
+    assert isinstance(select(torch.device("cuda")), ReferenceKernels)
+    assert describe(torch.device("cuda")).startswith("plain torch, slow, for want of triton (")
 
 
 def test_warming_leaves_nothing_to_compile() -> None:
