@@ -45,7 +45,8 @@ class CpuKernels:
                 (packed, table[expert, index], slot.shape)
                 for index, slot in enumerate(arena.layout.slots[expert])
             )
-            return _matmul(F.silu(_matmul(part, *gate)) * _matmul(part, *up), *down)
+            inner = F.silu(_matmul(part, *gate), inplace=True).mul_(_matmul(part, *up))
+            return _matmul(inner, *down)
 
         return run_by_expert(x.float(), ids, weights, arena.num_experts, run).to(x.dtype)
 

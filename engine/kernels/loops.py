@@ -10,7 +10,7 @@ import numpy as np
 from numba import float32, njit
 from numpy.typing import NDArray
 
-from engine.kernels.simd import group_scaling, half_product, plane_product, sum_of
+from engine.kernels.simd import TOKEN_BLOCKS, add_group, half_product, sum_of
 from engine.packing import PackedArrays
 
 OPTIONS: dict[str, Any] = {
@@ -20,46 +20,13 @@ OPTIONS: dict[str, Any] = {
 }
 
 TILE = 32
-TOKEN_BLOCK = 8
-"""Tokens that share the work of taking a code out of its word."""
 
 Words = NDArray[np.uint32]
 Halves = NDArray[np.uint16]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_lone_1, _lone_2 = plane_product(1, 1), plane_product(2, 1)
-_block_1, _block_2 = plane_product(1, TOKEN_BLOCK), plane_product(2, TOKEN_BLOCK)
-_scale_1, _scale = group_scaling(False), group_scaling(True)
 _half_product, _brain_product = half_product(False), half_product(True)
-
-
-@njit(**OPTIONS)
-def _add_plane(
-    width: int,
-    codes: Words,
-    start: int,
-    group: int,
-    x: Floats,
-    first: int,
-    count: int,
-    factor: float,
-    raw: Floats,
-) -> None:
-    """raw[n, r] += factor * (codes of row r times token n) over one group; n < ``count``.
-
-    ``count`` is 1 or TOKEN_BLOCK; the first token's inputs begin at element ``first`` of x.
-    """
-    columns = x.shape[1]
-    if width == 1:
-        if count == 1:
-            _lone_1(codes, start, group // 32, x, first, columns, factor, raw)
-        else:
-            _block_1(codes, start, group // 32, x, first, columns, factor, raw)
-    elif count == 1:
-        _lone_2(codes, start, group // 16, x, first, columns, factor, raw)
-    else:
-        _block_2(codes, start, group // 16, x, first, columns, factor, raw)
 
 
 @njit(**OPTIONS)
@@ -73,13 +40,12 @@ def _tile_product(
     tiles: int,
     group: int,
     tile: int,
-    raw: Floats,
     out: Floats,
 ) -> None:
     """out[n, r] = row ``tile * 32 + r`` of a packed matrix times x[token + n], n < ``count``.
 
     ``slot``: bits, and the first code, scale and zero point of the matrix, which has ``tiles`` row
-    tiles; ``sums``: x summed by group; ``raw``: scratch like out; ``count``: 1 or TOKEN_BLOCK.
+    tiles; ``sums``: x summed by group; ``count``: one of TOKEN_BLOCKS.
     """
     bits, first_code, first_scale, first_zero = slot[0], slot[1], slot[2], slot[3]
     codes, scales, zeros = packed
@@ -87,25 +53,28 @@ def _tile_product(
     groups = columns // group
     out[:count] = float32(0)
     for index in range(groups):
-        raw[:count] = float32(0)
-        column = token * columns + index * group
-        word = tile * columns + index * group  # in a plane, per bit of its width
-        done = 0
-        factor = float32(1)
-        while done < bits:
-            width = 1 if bits - done == 1 else 2
-            at = first_code + tiles * columns * done + word * width
-            _add_plane(width, codes, at, group, x, column, count, factor, raw)
-            factor *= float32(1 << width)
-            done += width
+        position = tile * columns + index * group
         at = (tile * groups + index) * TILE
-        for n in range(count):
-            total = sums[token + n, index]
-            if bits == 1:
-                _scale_1(raw, scales, first_scale + at, zeros, 0, total, n * TILE, out)
-            else:
-                zero_at = first_zero + at
-                _scale(raw, scales, first_scale + at, zeros, zero_at, total, n * TILE, out)
+        add_group(
+            bits,
+            count,
+            codes,
+            first_code,
+            tiles * columns,
+            position,
+            group,
+            x,
+            token * columns + index * group,
+            columns,
+            scales,
+            first_scale + at,
+            zeros,
+            first_zero + at,
+            sums,
+            token * groups + index,
+            groups,
+            out,
+        )
 
 
 @njit(**OPTIONS)
@@ -139,18 +108,17 @@ def matmul_tiles(
     tokens = len(x)
     rows = out.shape[1]
     tiles = (rows + TILE - 1) // TILE
-    raw = np.empty((TOKEN_BLOCK, TILE), np.float32)
-    product = np.empty((TOKEN_BLOCK, TILE), np.float32)
+    product = np.empty((TOKEN_BLOCKS[0], TILE), np.float32)
     for tile in range(first, last):
-        token = 0
+        token = np.int64(0)  # a plain 0 is a type of its own: everything would compile twice
         used = min(TILE, rows - tile * TILE)
-        while token < tokens:
-            count = TOKEN_BLOCK if tokens - token >= TOKEN_BLOCK else 1
-            _tile_product(x, sums, token, count, packed, slot, tiles, group, tile, raw, product)
-            for n in range(count):
-                for row in range(used):
-                    out[token + n, tile * TILE + row] = product[n, row]
-            token += count
+        for count in TOKEN_BLOCKS:
+            while tokens - token >= count:
+                _tile_product(x, sums, token, count, packed, slot, tiles, group, tile, product)
+                for n in range(count):
+                    for row in range(used):
+                        out[token + n, tile * TILE + row] = product[n, row]
+                token += count
 
 
 @njit(**OPTIONS)
@@ -173,7 +141,6 @@ def gate_up_tiles(
     slots, rows = hidden.shape
     rank = slots // len(x)
     tiles = rows // TILE
-    raw = np.empty((1, TILE), np.float32)
     gate = np.empty((1, TILE), np.float32)
     up = np.empty((1, TILE), np.float32)
     for tile in range(first, last):
@@ -183,8 +150,8 @@ def gate_up_tiles(
                 continue
             matrices = table[expert]
             token = slot // rank
-            _tile_product(x, sums, token, 1, packed, matrices[0], tiles, group, tile, raw, gate)
-            _tile_product(x, sums, token, 1, packed, matrices[1], tiles, group, tile, raw, up)
+            _tile_product(x, sums, token, 1, packed, matrices[0], tiles, group, tile, gate)
+            _tile_product(x, sums, token, 1, packed, matrices[1], tiles, group, tile, up)
             for row in range(TILE):
                 value = gate[0, row]
                 silu = value / (float32(1) + np.exp(-value))
@@ -219,7 +186,6 @@ def down_tiles(
     tokens, rows = out.shape
     rank = len(hidden) // tokens
     tiles = rows // TILE
-    raw = np.empty((1, TILE), np.float32)
     product = np.empty((1, TILE), np.float32)
     for tile in range(first, last):
         for token in range(tokens):
@@ -230,9 +196,7 @@ def down_tiles(
                 if expert < 0:
                     continue
                 matrix = table[expert, 2]
-                _tile_product(
-                    hidden, sums, slot, 1, packed, matrix, tiles, group, tile, raw, product
-                )
+                _tile_product(hidden, sums, slot, 1, packed, matrix, tiles, group, tile, product)
                 for row in range(TILE):
                     place[row] += weights[slot] * product[0, row]
 

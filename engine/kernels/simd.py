@@ -9,6 +9,7 @@ function that it compiled.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -16,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from engine.layout import TILE_ROWS, WORD_BITS
+from engine.layout import TILE_ROWS, WORD_BITS, planes
 
 _I32 = ir.IntType(32)
 _F32 = ir.FloatType()
@@ -27,113 +28,174 @@ _FUSED = ("contract",)
 """Multiply and add in one instruction. Nothing is reordered: sums written here as vectors need it
 no more, and a reordered product once met 2**112 (see `_halves`) before its small factor."""
 
-ACCUMULATORS = 2
-"""Independent sums of a lone token, so that an addition need not wait for the one before it."""
+WIDTHS = (1, 2, 3, 4, 8)
+"""Of packed codes, in bits."""
+
+TOKEN_BLOCKS = (8, 4, 2, 1)
+"""Tokens that share the work of taking a code out of its word; any number is a sum of these. Eight
+tokens of a tile are 16 registers of sums with AVX-512."""
+
+CHAINS = 8
+"""Registers of sums to go round, so that no addition waits for the one before it."""
 
 
-def plane_product(width: int, tokens: int) -> Callable[..., None]:
-    """Make `add(codes, start, words, x, first, columns, factor, raw)` for a ``width``-bit plane.
+@intrinsic
+def add_group(
+    typing_context: Any,
+    bits: Any,
+    count: Any,
+    codes: Any,
+    first: Any,
+    span: Any,
+    position: Any,
+    group: Any,
+    x: Any,
+    x_at: Any,
+    columns: Any,
+    scales: Any,
+    scale_at: Any,
+    zeros: Any,
+    zero_at: Any,
+    sums: Any,
+    sums_at: Any,
+    groups: Any,
+    out: Any,
+) -> Any:
+    """Add to out[n, r] what one group contributes to row r of a tile times token n.
 
-    It adds to raw[n, r] the ``factor``-fold sum of code * x over ``words`` words of row r, for
-    ``tokens`` tokens n at once, so that a code is taken out of its word once for all of them. The
-    words of the tile begin at codes[start], their inputs at element first + n * columns of x.
+    ``count``, one of TOKEN_BLOCKS, tokens n; 32 rows r. The matrix's planes begin at codes[first]
+    and take ``span`` words per bit of width; ``position`` inputs, of all tiles, lie before this
+    group's. The inputs of token n begin at x[x_at + n * columns], their sum over the group is
+    sums[sums_at + n * groups]. ``scales`` and ``zeros`` are float16 seen as uint16; at 1 bit every
+    zero point is 1/2 and ``zeros`` is not read.
     """
+    index = types.intp
+    signature = types.void(
+        *(index, index, codes, index, index, index, index, x, index, index),
+        *(scales, index, zeros, index, sums, index, index, out),
+    )
 
-    @intrinsic
-    def add(
-        typing_context: Any,
-        codes: Any,
-        start: Any,
-        words: Any,
-        x: Any,
-        first: Any,
-        columns: Any,
-        factor: Any,
-        raw: Any,
-    ) -> Any:
-        index = types.intp
-        signature = types.void(codes, index, index, x, index, index, types.float32, raw)
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        names = signature_names[2:]
+        group = _Group(
+            builder,
+            **{
+                name: _data(context, builder, signature, args, i)
+                if isinstance(signature.args[i], types.Array)
+                else args[i]
+                for i, name in enumerate(names, start=2)
+            },
+        )
+        for width in WIDTHS:
+            with builder.if_then(builder.icmp_signed("==", args[0], _intp(width))):
+                for tokens in TOKEN_BLOCKS:
+                    with builder.if_then(builder.icmp_signed("==", args[1], _intp(tokens))):
+                        group.generate(width, tokens)
+        return context.get_dummy_value()
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            codes, x, raw = (_data(context, builder, signature, args, i) for i in (0, 3, 7))
-            start, words, first, columns, factor = args[1], args[2], args[4], args[5], args[6]
-            copies = ACCUMULATORS if tokens == 1 else 1
-            zero = ir.Constant(_FLOATS, [0.0] * TILE_ROWS)
-            sums = [cgutils.alloca_once_value(builder, zero) for _ in range(tokens * copies)]
-            per_word = WORD_BITS // width
-            with cgutils.for_range(builder, words) as loop:
-                at = builder.add(start, builder.mul(loop.index, _intp(TILE_ROWS)))
-                bits = _load(builder, codes, at, _WORDS)
-                x_at = builder.add(first, builder.mul(loop.index, _intp(per_word)))
-                inputs = [
-                    builder.gep(x, [builder.add(x_at, builder.mul(columns, _intp(n)))])
-                    for n in range(tokens)
+    signature_names = [
+        *("bits", "count", "codes", "first", "span", "position", "group", "x", "x_at", "columns"),
+        *("scales", "scale_at", "zeros", "zero_at", "sums", "sums_at", "groups", "out"),
+    ]
+    return signature, generate
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The arguments of `add_group`, arrays as pointers to their first element."""
+
+    builder: Any
+    codes: Any
+    first: Any
+    span: Any
+    position: Any
+    group: Any
+    x: Any
+    x_at: Any
+    columns: Any
+    scales: Any
+    scale_at: Any
+    zeros: Any
+    zero_at: Any
+    sums: Any
+    sums_at: Any
+    groups: Any
+    out: Any
+
+    def generate(self, bits: int, tokens: int) -> None:
+        """The code for one width and number of tokens."""
+        builder = self.builder
+        copies = max(1, CHAINS // (2 * tokens))
+        zero = ir.Constant(_FLOATS, [0.0] * TILE_ROWS)
+        totals = [cgutils.alloca_once_value(builder, zero) for _ in range(tokens * copies)]
+        self._sum_codes(bits, tokens, totals)
+        scale = _halves(builder, self.scales, self.scale_at)
+        half = ir.Constant(_FLOATS, [0.5] * TILE_ROWS)
+        offset = half if bits == 1 else _halves(builder, self.zeros, self.zero_at)
+        for n in range(tokens):
+            raw = builder.load(totals[n * copies])
+            for more in totals[n * copies + 1 : (n + 1) * copies]:
+                raw = builder.fadd(raw, builder.load(more))
+            sum_at = builder.add(self.sums_at, builder.mul(self.groups, _intp(n)))
+            total = builder.load(builder.gep(self.sums, [sum_at]))
+            shift = builder.fmul(offset, _splat(builder, total), flags=_FUSED)
+            scaled = builder.fmul(scale, builder.fsub(raw, shift, flags=_FUSED), flags=_FUSED)
+            place = _intp(n * TILE_ROWS)
+            before = _load(builder, self.out, place, _FLOATS)
+            _store(builder, builder.fadd(before, scaled, flags=_FUSED), self.out, place)
+
+    def _sum_codes(self, bits: int, tokens: int, totals: list[Any]) -> None:
+        """Add code * x over the group to ``totals``, as many of them in turn as a token has."""
+        builder, copies = self.builder, len(totals) // tokens
+        inputs = WORD_BITS // min(planes(bits))  # for which every plane has whole words
+        with cgutils.for_range(builder, builder.sdiv(self.group, _intp(inputs))) as loop:
+            words = self._words(bits, inputs, loop.index)
+            at = builder.add(self.x_at, builder.mul(loop.index, _intp(inputs)))
+            rows = [
+                builder.gep(self.x, [builder.add(at, builder.mul(self.columns, _intp(n)))])
+                for n in range(tokens)
+            ]
+            for place in range(inputs):
+                code = _code(builder, bits, words, place)
+                for n, row in enumerate(rows):
+                    value = builder.load(builder.gep(row, [_intp(place)]))
+                    term = builder.fmul(code, _splat(builder, value), flags=_FUSED)
+                    total = totals[n * copies + place % copies]
+                    builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
+
+    def _words(self, bits: int, inputs: int, step: Any) -> list[list[Any]]:
+        """The words of each plane for ``inputs`` inputs of all rows, the ``step``-th such many."""
+        builder, words, below = self.builder, [], 0
+        for width in planes(bits):
+            count = inputs * width // WORD_BITS
+            plane = builder.add(self.first, builder.mul(self.span, _intp(below)))
+            start = builder.add(plane, builder.mul(self.position, _intp(width)))
+            at = builder.add(start, builder.mul(step, _intp(count * TILE_ROWS)))
+            words.append(
+                [
+                    _load(builder, self.codes, builder.add(at, _intp(n * TILE_ROWS)), _WORDS)
+                    for n in range(count)
                 ]
-                for place in range(per_word):
-                    code = _field(builder, bits, place, width)
-                    for n, pointer in enumerate(inputs):
-                        value = builder.load(builder.gep(pointer, [_intp(place)]))
-                        term = builder.fmul(code, _splat(builder, value), flags=_FUSED)
-                        total = sums[n * copies + place % copies]
-                        builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
-            for n in range(tokens):
-                total = builder.load(sums[n * copies])
-                for more in sums[n * copies + 1 : (n + 1) * copies]:
-                    total = builder.fadd(total, builder.load(more))
-                scaled = builder.fmul(total, _splat(builder, factor))
-                place = _intp(n * TILE_ROWS)
-                before = _load(builder, raw, place, _FLOATS)
-                _store(builder, builder.fadd(before, scaled), raw, place)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    product: Callable[..., None] = add
-    return product
-
-
-def group_scaling(stored_zeros: bool) -> Callable[..., None]:
-    """Make `add(raw, scales, scale_at, zeros, zero_at, total, place, out)` for one group.
-
-    It adds scale * (raw - zero * total) to the 32 rows of out from element ``place`` on, raw being
-    read from there too. ``scales`` and ``zeros`` are float16 seen as uint16; without stored zeros
-    every zero point is 1/2 (1 bit) and ``zeros`` is not read.
-    """
-
-    @intrinsic
-    def add(
-        typing_context: Any,
-        raw: Any,
-        scales: Any,
-        scale_at: Any,
-        zeros: Any,
-        zero_at: Any,
-        total: Any,
-        place: Any,
-        out: Any,
-    ) -> Any:
-        index = types.intp
-        signature = types.void(raw, scales, index, zeros, index, types.float32, index, out)
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            raw, scales, zeros, out = (
-                _data(context, builder, signature, args, i) for i in (0, 1, 3, 7)
             )
-            scale_at, zero_at, total, place = args[2], args[4], args[5], args[6]
-            scale = _halves(builder, scales, scale_at)
-            half = ir.Constant(_FLOATS, [0.5] * TILE_ROWS)
-            zero = _halves(builder, zeros, zero_at) if stored_zeros else half
-            offset = builder.fmul(zero, _splat(builder, total), flags=_FUSED)
-            value = builder.fsub(_load(builder, raw, place, _FLOATS), offset, flags=_FUSED)
-            scaled = builder.fmul(scale, value, flags=_FUSED)
-            before = _load(builder, out, place, _FLOATS)
-            _store(builder, builder.fadd(before, scaled, flags=_FUSED), out, place)
-            return context.get_dummy_value()
+            below += width
+        return words
 
-        return signature, generate
 
-    scaling: Callable[..., None] = add
-    return scaling
+def _code(builder: Any, bits: int, words: list[list[Any]], place: int) -> Any:
+    """The codes of all rows at one of the inputs of ``words``, as floats.
+
+    They are put together from all planes before they are multiplied: one product for each code.
+    """
+    code, below = ir.Constant(_WORDS, [0] * TILE_ROWS), 0
+    for plane, width in zip(words, planes(bits), strict=True):
+        word, field = divmod(place * width, WORD_BITS)
+        move = builder.lshr if field >= below else builder.shl
+        moved = move(plane[word], ir.Constant(_WORDS, [abs(field - below)] * TILE_ROWS))
+        mask = ir.Constant(_WORDS, [((1 << width) - 1) << below] * TILE_ROWS)
+        code = builder.or_(code, builder.and_(moved, mask))
+        below += width
+    # Signed: a code is never negative, and AVX2 converts only signed integers.
+    return builder.sitofp(code, _FLOATS)
 
 
 def half_product(brain: bool) -> Callable[..., None]:
@@ -227,14 +289,6 @@ def _halves(builder: Any, data: Any, index: Any) -> Any:
     value = builder.bitcast(builder.or_(magnitude, sign), _FLOATS)
     # From a half's exponent bias, 15, to a float's, 127.
     return builder.fmul(value, ir.Constant(_FLOATS, [2.0**112] * TILE_ROWS))
-
-
-def _field(builder: Any, words: Any, place: int, width: int) -> Any:
-    """Field ``place`` of each word, as floats."""
-    shifted = builder.lshr(words, ir.Constant(_WORDS, [place * width] * TILE_ROWS))
-    mask = ir.Constant(_WORDS, [(1 << width) - 1] * TILE_ROWS)
-    # Signed: a field is never negative, and AVX2 converts only signed integers.
-    return builder.sitofp(builder.and_(shifted, mask), _FLOATS)
 
 
 def _data(context: Any, builder: Any, signature: Any, args: Any, index: int) -> Any:

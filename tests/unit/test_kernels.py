@@ -48,7 +48,7 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.usefixtures("work")
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(("rows", "columns", "group"), [(32, 32, 32), (70, 256, 128)])
-@pytest.mark.parametrize("tokens", [1, 3, 8, 19])
+@pytest.mark.parametrize("tokens", [1, 7, 8, 19])
 def test_matmul(
     kernels: Kernels, bits: int, rows: int, columns: int, group: int, tokens: int
 ) -> None:
