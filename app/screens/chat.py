@@ -13,9 +13,9 @@ from textual.containers import Container
 from textual.screen import Screen
 from textual.widgets import Footer
 
-from app.conversation import Conversation, summary
+from app.conversation import Conversation
 from app.engine_client import WorkerDied, WorkerEvent
-from app.history import HistoryError, State
+from app.history import HistoryError, MadeWith, State
 from app.load_choices import LoadChoice, recall
 from app.models import display_name
 from app.screens.chats import ChatsScreen
@@ -65,6 +65,7 @@ class ChatScreen(Screen[None]):
         self._reply_ids = itertools.count(1)
         self._reply_view: ModelMessage | None = None
         self._warned = False
+        self._loaded: protocol.Loaded | None = None
         self._header = HeaderLine()
         self._gauges = Gauges()
         self._view = ChatView()
@@ -108,22 +109,14 @@ class ChatScreen(Screen[None]):
             self._refuse(event, "The engine is not running; Ctrl+R restarts it.")
             return
         try:
-            reply = self._conversation.say(event.text, next(self._reply_ids))
+            self._conversation.using = self._made_with()
+            self._conversation.say(event.text, next(self._reply_ids))
         except HistoryError as error:
             self._refuse(event, str(error))
             return
         await self._view.drop_notices()
         self._reply_view = await self._view.begin(event.text)
-        settings = self._services.settings
-        self._services.engine.send(
-            protocol.Generate(
-                reply.id,
-                self._conversation.prompt(),
-                settings.sampling,
-                settings.max_tokens,
-                pruning=self._mode,
-            )
-        )
+        self._services.engine.send(self._conversation.request())
         self._show_readings(self._readings.at_start_of_reply())
         if self._header.state == "ready":
             self._header.show("writing", READING)
@@ -205,6 +198,7 @@ class ChatScreen(Screen[None]):
                 await self._hear_death(event)
 
     def _hear_loaded(self, loaded: protocol.Loaded) -> None:
+        self._loaded = loaded
         bits = "16 bits" if loaded.nominal_bits is None else f"{loaded.nominal_bits:.2f} bits"
         self._header.about = f"{self._model_name} · {bits} · {loaded.device}"
         if self._conversation.reply:
@@ -229,7 +223,7 @@ class ChatScreen(Screen[None]):
     async def _hear_finished(self, finished: protocol.Finished) -> None:
         self._show_readings(self._readings.with_meters(finished.meters))
         state: State = "stopped" if finished.finish_reason == "cancelled" else "done"
-        await self._end_reply(state, summary(finished))
+        await self._end_reply(state, finished)
         self._header.show("ready")
         if finished.finish_reason == "context":
             await self._tell_context_full("The context is full: this chat cannot grow further.")
@@ -274,6 +268,17 @@ class ChatScreen(Screen[None]):
         services = self._services
         return Conversation(services.history, self._model_name, services.settings.system, chat)
 
+    def _made_with(self) -> MadeWith:
+        settings, loaded = self._services.settings, self._loaded
+        return MadeWith(
+            model=self._model_name,
+            nominal_bits=loaded.nominal_bits if loaded else None,
+            device=loaded.device if loaded else "",
+            pruning=self._mode,
+            sampling=settings.sampling,
+            max_tokens=settings.max_tokens,
+        )
+
     async def _restart(self) -> None:
         await self._end_reply("stopped")
         await self._view.drop_notices()
@@ -289,15 +294,15 @@ class ChatScreen(Screen[None]):
         self._prompt.focus()
 
     async def _show_conversation(self) -> None:
-        await self._view.show(self._conversation.records, welcome(self._model_name))
+        await self._view.show(self._conversation.line(), welcome(self._model_name))
 
-    async def _end_reply(self, state: State, figures: str = "") -> None:
+    async def _end_reply(self, state: State, finished: protocol.Finished | None = None) -> None:
         if self._conversation.reply is None:
             return
         view, self._reply_view = self._reply_view, None
         assert view is not None
         try:
-            record = self._conversation.end(state, figures)
+            record = self._conversation.end(state, finished)
         except HistoryError as error:
             record = self._conversation.records[-1]
             self._warn_unsaved(error)

@@ -16,6 +16,7 @@ from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
 from app.widgets.messages import ModelMessage, Notice, UserMessage
 from app.widgets.prompt import Prompt
+from tests.chats_for_tests import say_all
 from tests.fakes.fake_worker import ANSWER
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
@@ -409,9 +410,7 @@ async def test_a_long_chat_mounts_only_its_end(home):
     install_model()
     history = History(paths.history_db())
     chat = history.new_chat("demo", "long")
-    for number in range(50):
-        history.add_message(chat, "user", f"question {number}")
-        history.add_message(chat, "assistant", f"answer {number}")
+    say_all(history, chat, *(f"{word} {n}" for n in range(50) for word in ("question", "answer")))
     history.close()
     async with make_app().run_test() as pilot:
         await wait_until(pilot, lambda: pilot.app.screen.query(ModelMessage))

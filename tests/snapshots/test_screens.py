@@ -268,7 +268,7 @@ def test_help(picture, model):
 def test_chats(picture, model):
     history = History(paths.history_db(), clock=lambda: 1_760_000_000.0)
     for title in ("Which animals live in the valley?", "[b]17 + 25[/b]", "A story about a duck"):
-        history.add_message(history.new_chat("demo", title), "user", title)
+        history.add_message(history.new_chat("demo", title), None, "user", title)
     history.close()
 
     async def scene(pilot: Pilot[None]) -> None:
