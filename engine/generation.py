@@ -4,9 +4,9 @@ from collections import abc
 from collections.abc import Iterator
 from contextlib import closing
 
+from engine.decoding.choice import choose_steps
 from engine.decoding.context import Context
 from engine.decoding.request import Request
-from engine.decoding.steps import HostSteps, Steps
 from engine.errors import ContextFullError, UsageError
 from engine.meters import ReplyMeter
 from engine.model import Model
@@ -20,19 +20,17 @@ class Generator(Context):
     """Generates replies with one model and one KV cache, for one conversation at a time.
 
     A prompt that begins like what the cache holds (the next turn of a chat) is prefilled from
-    where it differs. ``steps`` draws the tokens.
+    where it differs. ``steps`` draws the tokens; ``decoding`` says in a few words how.
     """
 
-    steps: Steps
-
     def __init__(self, model: Model, tokenizer: Tokenizer, context: int) -> None:
-        """Allocates the cache for ``context`` tokens."""
+        """Allocates the cache for ``context`` tokens, and captures a step on a GPU."""
         super().__init__(model, context)
         self.tokenizer = tokenizer
         self.stop_ids = frozenset(model.config.eos_ids) | (
             frozenset() if tokenizer.eos_id is None else {tokenizer.eos_id}
         )
-        self.steps = HostSteps(self)
+        self.steps, self.decoding = choose_steps(self)
 
     def start(self, request: Request) -> "Reply":
         """Begin a reply; iterating over it runs the model.

@@ -20,6 +20,8 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Tokens = NDArray[np.intp]
 
+NOT_A_NUMBER = "the model's output is not a number; `mc-chat verify` the checkpoint"
+
 COLDEST = 1e-20
 """Temperatures between 0 and this one are this one: a smaller one overflows float32."""
 
@@ -52,7 +54,7 @@ class Sampler:
     def _pick(self, logits: Floats) -> int:
         likeliest = int(logits.argmax())
         if not math.isfinite(logits[likeliest]):
-            raise WorkerError("the model's output is not a number; `mc-chat verify` the checkpoint")
+            raise WorkerError(NOT_A_NUMBER)
         if self._options.temperature == 0:
             return likeliest
         tokens, shares = distribution(logits, self._options)

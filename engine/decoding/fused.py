@@ -1,0 +1,87 @@
+"""The operations of a decode step as Triton kernels; imported only where they run."""
+
+from torch import Tensor
+
+from engine.cache import LayerCache
+from engine.decoding.state import DecodeState
+from engine.kernels import Arena
+from engine.kernels.triton import attention, decode, elementwise, routing, sampling
+from engine.model import Model
+from engine.packing import PackedMatrix
+
+
+class TritonOperations:
+    """See `engine.decoding.operations.Operations`."""
+
+    def __init__(self, model: Model) -> None:
+        """Allocates what the attention's parts leave for their sum."""
+        config = model.config
+        self._attention_scratch = attention.DecodeScratch.allocate(
+            config.num_heads, config.head_dim, model.embed.device
+        )
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, out: Tensor, added: Tensor | None
+    ) -> None:
+        """See `Operations.rms_norm`."""
+        elementwise.rms_norm(x, weight, eps, out, added)
+
+    def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
+        """See `Operations.packed_matvec`."""
+        decode.packed_matvec(x, matrix, out)
+
+    def half_matvec(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        """See `Operations.half_matvec`."""
+        decode.half_matvec(x, weight, out)
+
+    def rope_write(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        position: Tensor,
+        frequencies: Tensor,
+        cache: LayerCache,
+        out: Tensor,
+    ) -> None:
+        """See `Operations.rope_write`."""
+        elementwise.rope_write(q, k, v, position, frequencies, cache, out)
+
+    def decode_attention(
+        self,
+        q: Tensor,
+        cache: LayerCache,
+        position: Tensor,
+        window: int | None,
+        out: Tensor,
+        own: Tensor,
+    ) -> None:
+        """See `Operations.decode_attention`."""
+        scratch = self._attention_scratch
+        attention.decode_attention(q, cache, position, window, scratch, out, own)
+
+    def route(
+        self,
+        x: Tensor,
+        router: Tensor,
+        threshold: Tensor,
+        quantile: Tensor,
+        own: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        counts: Tensor,
+    ) -> None:
+        """See `Operations.route`."""
+        choice = routing.Choice(ids, weights, counts)
+        routing.route(x, router, threshold, quantile, own, choice)
+
+    def experts_decode(
+        self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor
+    ) -> None:
+        """See `Operations.experts_decode`."""
+        decode.experts_decode(x, ids, weights, arena, out)
+
+    def draw(self, state: DecodeState) -> None:
+        """See `Operations.draw`."""
+        sampling.draw(state)
+        sampling.leave(state)

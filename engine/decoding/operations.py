@@ -1,0 +1,84 @@
+"""What a decode step on a device is made of: one token, outputs given, nothing read on the host."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from engine.cache import LayerCache
+from engine.decoding.state import DecodeState
+from engine.kernels import Arena
+from engine.packing import PackedMatrix
+
+
+class Operations(Protocol):
+    """The operations of a step. All tensors lie on one device and are contiguous; `out` is
+    overwritten. None of them waits for the device, or depends in its launches on what lies there.
+    """
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, out: Tensor, added: Tensor | None
+    ) -> None:
+        """Normalise x [1, H] into ``out``, after ``added`` [1, H] was added to x in place."""
+
+    def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
+        """x [1, I] times a packed matrix [O, I] to ``out`` [1, O]."""
+
+    def half_matvec(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        """x [1, I] times a floating-point weight [O, I] to ``out`` [1, O]."""
+
+    def rope_write(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        position: Tensor,
+        frequencies: Tensor,
+        cache: LayerCache,
+        out: Tensor,
+    ) -> None:
+        """Rotate q [1, N * D] to ``out`` [N, D] and k [1, KV * D]; put k and v into the cache.
+
+        ``position`` [1] int32; ``frequencies`` [D / 2] float32.
+        """
+
+    def decode_attention(
+        self,
+        q: Tensor,
+        cache: LayerCache,
+        position: Tensor,
+        window: int | None,
+        out: Tensor,
+        own: Tensor,
+    ) -> None:
+        """Attention of q [N, D] at ``position`` [1] to the cache up to there, ``out`` [1, N * D].
+
+        ``own`` [1] float32: the attention of the token to itself, mean over heads.
+        """
+
+    def route(
+        self,
+        x: Tensor,
+        router: Tensor,
+        threshold: Tensor,
+        quantile: Tensor,
+        own: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        counts: Tensor,
+    ) -> None:
+        """Choose experts for x [1, H] by ``router`` [E, H], prune by a layer's rule, and count.
+
+        See `engine.pruning.DecodeRule`; threshold, quantile and own are [1] float32. Written are
+        ids [1, K] and weights [1, K]; ``counts`` [E + 1] grows.
+        """
+
+    def experts_decode(
+        self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor
+    ) -> None:
+        """Weighted sum of the experts ``ids`` [1, K], -1 skipped, of x [1, H] to ``out`` [1, H]."""
+
+    def draw(self, state: DecodeState) -> None:
+        """Draw ``state.token`` from the logits as `engine.sampling` does: ``picked``, or any token
+        and ``picked`` -1 where they are no numbers. It is seen from now on, ``drawn`` grows by 1.
+        Then put ``picked`` and the step's counts into the ring, and begin the next slot and counts.
+        """

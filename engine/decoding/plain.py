@@ -1,0 +1,170 @@
+"""The operations of a decode step in plain torch, on any device: slow, and easy to believe.
+
+Matrices are dequantized as a whole, and every expert runs whatever was chosen: only so does nothing
+depend on what lies on the device.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.cache import LayerCache, Stored, round_to_codes
+from engine.decoding.state import DecodeState, Drawing
+from engine.kernels import Arena
+from engine.layout import MATRICES
+from engine.packing import PackedMatrix, dequantize
+from engine.random_numbers import uniform_on_device
+from engine.sampling import COLDEST
+
+
+class PlainOperations:
+    """See `engine.decoding.operations.Operations`. Everything is computed in float32."""
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, out: Tensor, added: Tensor | None
+    ) -> None:
+        """See `Operations.rms_norm`."""
+        if added is not None:
+            x += added
+        out.copy_(F.rms_norm(x.float(), weight.shape, weight.float(), eps))
+
+    def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
+        """See `Operations.packed_matvec`."""
+        out.copy_(F.linear(x.float(), dequantize(matrix)))
+
+    def half_matvec(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        """See `Operations.half_matvec`."""
+        out.copy_(F.linear(x.float(), weight.float()))
+
+    def rope_write(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        position: Tensor,
+        frequencies: Tensor,
+        cache: LayerCache,
+        out: Tensor,
+    ) -> None:
+        """See `Operations.rope_write`."""
+        angles = position.float() * frequencies  # [D / 2]
+        out.copy_(_rotated(q.view(out.shape), angles))
+        heads = (cache.keys.shape[1], cache.keys.shape[3])
+        _put(Stored(cache.keys, cache.key_scales), _rotated(k.view(heads), angles), position)
+        _put(Stored(cache.values, cache.value_scales), v.view(heads), position)
+
+    def decode_attention(
+        self,
+        q: Tensor,
+        cache: LayerCache,
+        position: Tensor,
+        window: int | None,
+        out: Tensor,
+        own: Tensor,
+    ) -> None:
+        """See `Operations.decode_attention`; a map over the whole capacity."""
+        keys = Stored(cache.keys, cache.key_scales).floats(torch.float32)[0].float()  # [KV, S, D]
+        values = Stored(cache.values, cache.value_scales).floats(torch.float32)[0].float()
+        kv_heads, capacity, dim = keys.shape
+        scores = q.float().view(kv_heads, -1, dim) @ keys.transpose(1, 2) * dim**-0.5  # [KV, R, S]
+        places = torch.arange(capacity, device=q.device)
+        hidden = places > position
+        if window is not None:
+            hidden |= places <= position - window
+        attention = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+        out.copy_((attention @ values).view(out.shape))
+        own.copy_(attention.index_select(-1, position).mean().view(1))
+
+    def route(
+        self,
+        x: Tensor,
+        router: Tensor,
+        threshold: Tensor,
+        quantile: Tensor,
+        own: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        counts: Tensor,
+    ) -> None:
+        """See `Operations.route`."""
+        probabilities = F.linear(x.float(), router.float()).softmax(dim=-1)  # [1, E]
+        heaviest, chosen = probabilities.topk(ids.shape[1], dim=-1)
+        shares = heaviest / heaviest.sum()
+        if ids.shape[1] == 2:
+            heavy, light = shares[:, 0], shares[:, 1]
+            importance = x.float().abs().sum() * own
+            skip = (light / heavy < threshold) & (importance <= quantile)
+            chosen[:, 1].masked_fill_(skip, -1)
+            shares = torch.stack((heavy.masked_fill(skip, 1.0), light.masked_fill(skip, 0.0)), 1)
+        ids.copy_(chosen)
+        weights.copy_(shares)
+        counts.scatter_add_(0, chosen[0] + 1, torch.ones_like(chosen[0]))
+
+    def experts_decode(
+        self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor
+    ) -> None:
+        """See `Operations.experts_decode`."""
+        total = torch.zeros_like(out, dtype=torch.float32)
+        for expert in range(arena.num_experts):
+            gate, up, down = (dequantize(arena.matrix(expert, name)) for name in MATRICES)
+            inner = F.silu(F.linear(x.float(), gate)) * F.linear(x.float(), up)  # [1, I]
+            share = weights.masked_fill(ids != expert, 0.0).sum()
+            total += F.linear(inner, down) * share
+        out.copy_(total)
+
+    def draw(self, state: DecodeState) -> None:
+        """See `Operations.draw`."""
+        drawing, logits = state.drawing, state.activations.logits[0]
+        token = _drawn(logits, drawing)  # [1]
+        state.token.copy_(token)
+        drawing.picked.copy_(torch.where(_are_numbers(logits), token, -1))
+        drawing.drawn.add_(1)
+        drawing.seen.index_fill_(0, token, True)
+        row = torch.cat((drawing.picked, state.counts.flatten()))
+        state.ring.index_copy_(0, state.slot, row[None])
+        state.slot.add_(1)
+        state.counts.zero_()
+
+
+def _rotated(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate heads x [heads, D] by ``angles`` [D / 2]."""
+    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _put(into: Stored, new: Tensor, position: Tensor) -> None:
+    """Store a token's keys or values [KV, D] at ``position``."""
+    if into.scales is None:
+        into.data[0].index_copy_(1, position.long(), new[:, None].to(into.data.dtype))
+        return
+    codes, scales = round_to_codes(new)
+    into.data[0].index_copy_(1, position.long(), codes[:, None])
+    into.scales[0].index_copy_(1, position.long(), scales[:, None])
+
+
+def _are_numbers(logits: Tensor) -> Tensor:
+    """Whether there is no NaN among them and their maximum is finite, bool []."""
+    return logits.amax().isfinite() & ~logits.isnan().any()
+
+
+def _drawn(logits: Tensor, drawing: Drawing) -> Tensor:
+    """The next token, int64 [1], of logits [V]."""
+    temperature, top_k, top_p, min_p, penalty = drawing.options.unbind()
+    penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
+    scores = torch.where(drawing.seen, penalised, logits)
+    ordered, tokens = scores.sort(descending=True, stable=True)
+    shares = ((ordered - ordered[0]) / temperature.clamp(min=COLDEST)).exp()
+    rank = torch.arange(len(shares), device=shares.device)
+    last = torch.where(top_k > 0, top_k - 1, len(shares) - 1).clamp(max=len(shares) - 1)
+    lowest = ordered.index_select(0, last.long().view(1))
+    shares = shares.masked_fill(ordered < lowest, 0.0)
+    before = shares.cumsum(0) - shares
+    beyond = (before >= top_p * shares.sum()) & (top_p < 1) & (rank > 0)
+    shares = shares.masked_fill(beyond | (shares < min_p), 0.0)
+    by_token = torch.zeros_like(shares).scatter_(0, tokens, shares)
+    sums = by_token.cumsum(0)
+    target = uniform_on_device(drawing.key, drawing.drawn) * sums[-1]
+    reached = (by_token > 0) & (sums - by_token <= target)
+    chosen = torch.where(reached, rank, 0).amax(0, keepdim=True)
+    return torch.where(temperature == 0, tokens[:1], chosen)

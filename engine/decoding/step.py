@@ -1,0 +1,131 @@
+"""One token through the whole model and the next one drawn, without the host knowing either."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from engine.cache import KVCache, LayerCache
+from engine.decoding.operations import Operations
+from engine.decoding.state import DecodeState
+from engine.experts import PackedExperts
+from engine.kernels import Arena
+from engine.linear import FloatLinear, Linear, PackedLinear
+from engine.model import Layer, Model, Norm
+from engine.packing import PackedMatrix, dequantize
+
+
+@dataclass(frozen=True)
+class _StepLayer:
+    """What a step needs of one layer; ``threshold``, ``quantile`` and ``counts`` are its parts of
+    the state's."""
+
+    layer: Layer
+    router: Tensor
+    arena: Arena
+    cache: LayerCache
+    threshold: Tensor
+    quantile: Tensor
+    counts: Tensor
+
+
+class DecodeStep:
+    """The step of one model and cache. Running it twice does two tokens."""
+
+    def __init__(
+        self, model: Model, cache: KVCache, state: DecodeState, operations: Operations
+    ) -> None:
+        """Check `can_step` first."""
+        self._model = model
+        self._state = state
+        self._operations = operations
+        self._frequencies = model.rope.frequencies
+        self._layers = [
+            _StepLayer(
+                layer=layer,
+                router=_weight(layer.router),
+                arena=layer.experts.arena,
+                cache=cache.layers[layer.index],
+                threshold=state.thresholds[layer.index : layer.index + 1],
+                quantile=state.quantiles[layer.index : layer.index + 1],
+                counts=state.counts[layer.index],
+            )
+            for layer in model.layers
+            if isinstance(layer.experts, PackedExperts)
+        ]
+
+    def run(self) -> None:
+        """Feed the state's token and draw the one after it."""
+        state, activations = self._state, self._state.activations
+        embedding = self._model.embed.index_select(0, state.token)  # [1, H]
+        activations.residual.copy_(embedding)
+        moved = None
+        for layer in self._layers:
+            self._attend(layer, moved)
+            self._mix_experts(layer)
+            moved = activations.moved
+        self._norm(self._model.norm, moved)
+        self._multiply(self._model.head, activations.normed, activations.logits)
+        state.position.add_(1)
+        self._operations.draw(state)
+
+    def _attend(self, part: _StepLayer, moved: Tensor | None) -> None:
+        """The attention's output to ``moved``; what was there joins the residual stream first."""
+        a, position, attention = self._state.activations, self._state.position, part.layer.attention
+        self._norm(part.layer.input_norm, moved)
+        for linear, out in ((attention.q, a.q), (attention.k, a.k), (attention.v, a.v)):
+            self._multiply(linear, a.normed, out)
+        self._operations.rope_write(
+            a.q, a.k, a.v, position, self._frequencies, part.cache, a.rotated
+        )
+        self._operations.decode_attention(
+            a.rotated, part.cache, position, attention.window, a.mixed, a.own
+        )
+        self._multiply(attention.o, a.mixed, a.moved)
+
+    def _mix_experts(self, part: _StepLayer) -> None:
+        """The experts' output to ``moved``, after the attention's has joined the stream."""
+        a = self._state.activations
+        self._norm(part.layer.post_norm, a.moved)
+        self._operations.route(
+            a.normed,
+            part.router,
+            part.threshold,
+            part.quantile,
+            a.own,
+            a.ids,
+            a.weights,
+            part.counts,
+        )
+        self._operations.experts_decode(a.normed, a.ids, a.weights, part.arena, a.moved)
+
+    def _norm(self, norm: Norm, added: Tensor | None) -> None:
+        a = self._state.activations
+        self._operations.rms_norm(a.residual, norm.weight, norm.eps, a.normed, added)
+
+    def _multiply(self, linear: Linear, x: Tensor, out: Tensor) -> None:
+        held = _held(linear)
+        if isinstance(held, PackedMatrix):
+            self._operations.packed_matvec(x, held, out)
+        else:
+            self._operations.half_matvec(x, held, out)
+
+
+def can_step(model: Model) -> bool:
+    """Whether a model's steps can live on its device: its experts are packed."""
+    return all(isinstance(layer.experts, PackedExperts) for layer in model.layers)
+
+
+def _held(linear: Linear) -> PackedMatrix | Tensor:
+    """The matrix that a linear layer multiplies with."""
+    match linear:
+        case PackedLinear(matrix=matrix):
+            return matrix
+        case FloatLinear(weight=weight):
+            return weight
+    raise TypeError(f"a decode step does not know {type(linear).__name__}")
+
+
+def _weight(router: Linear) -> Tensor:
+    """A router's weight [E, H]; a packed one is dequantized, a few hundred kilobytes."""
+    held = _held(router)
+    return dequantize(held) if isinstance(held, PackedMatrix) else held
