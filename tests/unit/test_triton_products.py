@@ -53,6 +53,24 @@ def test_one_token_in_16_bits(dtype: torch.dtype) -> None:
     assert_near(KERNELS.matmul(x, matrix), expected)
 
 
+@pytest.mark.parametrize("heights", [(40, 70), (70, 32, 33)])
+def test_several_matrices_in_one_launch(heights: tuple[int, ...]) -> None:
+    """Split, too, so that each has partial sums of its own."""
+    made = [random_packed(rows, 1024, 4, 64, seed=rows) for rows in heights]
+    x = torch.randn(2, 1024)
+    outs = [torch.empty(2, rows) for rows in heights]
+    assert decode.plan_for("matvec", sum(heights), 1024, 4, 64).splits > 1
+    decode.packed_matvecs(x, [matrix for matrix, *_ in made], outs)
+    for found, (matrix, *parts) in zip(outs, made, strict=True):
+        assert_near(found, x.double() @ exact(matrix, *parts).T)
+
+
+def test_matrices_of_different_widths_do_not_go_into_one_launch() -> None:
+    made = [random_packed(32, 64, bits, 64)[0] for bits in (2, 4)]
+    with pytest.raises(ValueError, match="one width"):
+        decode.packed_matvecs(torch.zeros(1, 64), made, [torch.empty(1, 32)] * 2)
+
+
 @pytest.mark.parametrize("value", [1e-12, 1e12])
 def test_inputs_far_from_one(value: float) -> None:
     """Codes are multiplied as denormals by lifted inputs: neither end of float32 may be near."""

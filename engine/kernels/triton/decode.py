@@ -7,6 +7,7 @@ same inputs give the same bytes, whatever ran first. One stream at a time: the p
 one buffer a device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -48,36 +49,30 @@ def scratch(device: torch.device) -> _Scratch:
 @triton.jit
 def _store_or_combine(
     value: tl.tensor,
-    out: tl.tensor,
-    partial: tl.tensor,
-    arrived: tl.tensor,
-    block: tl.tensor,
-    blocks: tl.tensor,
+    target: tl.tensor,
+    inside: tl.tensor,
+    own: tl.tensor,
+    stride: tl.tensor,
     split: tl.tensor,
-    token: tl.tensor,
-    tokens: tl.tensor,
-    place: tl.tensor,
-    rows: tl.tensor,
+    counter: tl.tensor,
     splits: tl.constexpr,
 ) -> None:
-    """Store ``value`` at rows ``place`` of ``out``, or add up what all splits found there."""
-    inside = place < rows
+    """Store ``value`` at ``target``, or leave it as a split's part and add up the parts of all.
+
+    The parts lie at ``own``, ``stride`` apart. ``counter`` is 0 before and after.
+    """
     if splits == 1:
-        tl.store(out + token * rows + place, value, mask=inside)
+        tl.store(target, value, mask=inside)
     else:
-        own = partial + token * rows + place
-        tl.store(own + split * tokens * rows, value, mask=inside)
+        tl.store(own + split * stride, value, mask=inside)
         # All threads' sums are written before one of them counts the program as arrived.
         tl.debug_barrier()
-        counter = arrived + token * blocks + block
         if tl.atomic_add(counter, 1, sem="acq_rel") == splits - 1:
             whole = tl.zeros_like(value)
             for part in tl.static_range(splits):
                 # Past the L1 cache, which does not see other programs' stores.
-                whole += tl.load(
-                    own + part * tokens * rows, mask=inside, other=0.0, cache_modifier=".cg"
-                )
-            tl.store(out + token * rows + place, whole, mask=inside)
+                whole += tl.load(own + part * stride, mask=inside, other=0.0, cache_modifier=".cg")
+            tl.store(target, whole, mask=inside)
             tl.store(counter, 0)  # for the next launch
 
 
@@ -88,9 +83,19 @@ def _matvec(
     scales: tl.tensor,
     zeros: tl.tensor,
     out: tl.tensor,
+    rows: tl.tensor,
+    second_codes: tl.tensor,
+    second_scales: tl.tensor,
+    second_zeros: tl.tensor,
+    second_out: tl.tensor,
+    second_rows: tl.tensor,
+    third_codes: tl.tensor,
+    third_scales: tl.tensor,
+    third_zeros: tl.tensor,
+    third_out: tl.tensor,
+    third_rows: tl.tensor,
     partial: tl.tensor,
     arrived: tl.tensor,
-    rows: tl.tensor,
     columns: tl.tensor,
     bits: tl.constexpr,
     group_size: tl.constexpr,
@@ -98,12 +103,32 @@ def _matvec(
     lines: tl.constexpr,
     lanes: tl.constexpr,
     splits: tl.constexpr,
+    matrices: tl.constexpr,
 ) -> None:
-    """Program (block of row tiles, split of the inputs, token)."""
+    """One to three ``matrices``; program (block of row tiles, split of the inputs, token)."""
     block, split, token = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    counter = arrived + token * tl.num_programs(0) + block
+    all_rows = rows
+    before = 0  # rows of earlier matrices
+    if matrices >= 2:
+        all_rows += second_rows
+        blocks = tl.cdiv(rows, 32 * lines)
+        second_blocks = tl.cdiv(second_rows, 32 * lines)
+        if matrices >= 3:
+            all_rows += third_rows
+        if block >= blocks:
+            block -= blocks
+            before += rows
+            if block < second_blocks or matrices == 2:
+                codes, scales, zeros = second_codes, second_scales, second_zeros
+                out, rows = second_out, second_rows
+            else:
+                block -= second_blocks
+                before += second_rows
+                codes, scales, zeros = third_codes, third_scales, third_zeros
+                out, rows = third_out, third_rows
     tiles = tl.cdiv(rows, 32)
     line = block * lines + tl.arange(0, lines)  # [lines]
-    tile = tl.minimum(line, tiles - 1)[:, None, None]
     span = tl.cdiv(columns // stretch, splits)
     first = split * span
     found = row_products(
@@ -111,7 +136,7 @@ def _matvec(
         codes,
         scales,
         zeros,
-        tile,
+        tl.minimum(line, tiles - 1)[:, None, None],
         tiles,
         columns,
         first,
@@ -125,16 +150,12 @@ def _matvec(
     place = line[:, None] * 32 + tl.arange(0, 32)[None, :]  # [lines, 32]
     _store_or_combine(
         found,
-        out,
-        partial,
-        arrived,
-        block,
-        tl.num_programs(0),
+        out + token * rows + place,
+        place < rows,
+        partial + token * all_rows + before + place,
+        tl.num_programs(2) * all_rows,
         split,
-        token,
-        tl.num_programs(2),
-        place,
-        rows,
+        counter,
         splits,
     )
 
@@ -304,18 +325,15 @@ def _down(
             )
             found += tl.load(weights + slot) * product
     place = line[:, None] * 32 + tl.arange(0, 32)[None, :]
+    at = token * rows + place
     _store_or_combine(
         found,
-        out,
-        partial,
-        arrived,
-        block,
-        tl.num_programs(0),
+        out + at,
+        place < rows,
+        partial + at,
+        tl.num_programs(2) * rows,
         split,
-        token,
-        tl.num_programs(2),
-        place,
-        rows,
+        arrived + token * tl.num_programs(0) + block,
         splits,
     )
 
@@ -350,20 +368,36 @@ def packed_matvec(x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
 
     Both are contiguous, of any floating type; sums are float32.
     """
-    shape = matrix.shape
-    plan = plan_for("matvec", shape.rows, shape.columns, shape.bits, shape.group_size)
-    blocks = triton.cdiv(shape.tiles, plan.lines)
+    packed_matvecs(x, (matrix,), (out,))
+
+
+def packed_matvecs(x: Tensor, matrices: Sequence[PackedMatrix], outs: Sequence[Tensor]) -> None:
+    """`packed_matvec` with up to three matrices in one launch (query, key and value, say).
+
+    They have the same inputs, width and groups; ``outs`` are of one type. Raises ValueError for
+    more than three, or for matrices that differ.
+    """
+    shape = matrices[0].shape
+    kinds = {(one.shape.columns, one.shape.bits, one.shape.group_size) for one in matrices}
+    if len(kinds) > 1 or len(matrices) > 3:
+        raise ValueError("one launch takes up to three matrices of one width and group size")
+    rows = sum(one.shape.rows for one in matrices)
+    plan = plan_for("matvec", rows, shape.columns, shape.bits, shape.group_size)
+    blocks = sum(triton.cdiv(one.shape.tiles, plan.lines) for one in matrices)
     buffers = scratch(x.device)
-    _check_room(len(x) * plan.splits * shape.rows, len(x) * blocks, 0)
+    _check_room(len(x) * plan.splits * rows, len(x) * blocks, 0)
+    given = [
+        (one.codes, one.scales, one.zeros, out, one.shape.rows)
+        for one, out in zip(matrices, outs, strict=True)
+    ]
+    first, second, third = (*given, *[given[0]] * (3 - len(given)))  # what is not there is not read
     _matvec[(blocks, plan.splits, len(x))](
         x,
-        matrix.codes,
-        matrix.scales,
-        matrix.zeros,
-        out,
+        *first,
+        *second,
+        *third,
         buffers.partial,
         buffers.arrived,
-        shape.rows,
         shape.columns,
         bits=shape.bits,
         group_size=shape.group_size,
@@ -371,6 +405,7 @@ def packed_matvec(x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
         lines=plan.lines,
         lanes=plan.lanes,
         splits=plan.splits,
+        matrices=len(matrices),
         num_warps=plan.warps,
         enable_fp_fusion=True,
     )
