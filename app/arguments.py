@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from app.setting_words import EXPLAINED
+
 Run = Callable[[argparse.Namespace], None]
 Commands = Any
 """What argparse's add_subparsers returns; its type is private."""
@@ -32,6 +34,22 @@ def positive(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def allowed(name: str, kind: type[int] | type[float]) -> Callable[[str], float]:
+    """Reads a number that the setting of this name may be."""
+    explained = EXPLAINED[name]
+
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not explained.holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {explained.allowed}")
+        return value
+
     return number
 
 

@@ -6,6 +6,7 @@ imported before a command needs it.
 """
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows a "?"
     try:
         options = parser().parse_args(arguments)
         options.run(options)

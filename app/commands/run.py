@@ -6,12 +6,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from app import units
-from app.arguments import Commands, add_json, positive, print_json
+from app.arguments import Commands, add_json, print_json
+from app.attachments import attach, piped, with_attachments
+from app.commands.asking import Asking, add_asking, asking
 from app.loading import load_session
 from app.progress_line import ProgressLine
 from app.render import safe_text
 from engine.errors import DoesNotFitError, UsageError
-from engine.protocol import Finished, Generate, Message, SamplingOptions
+from engine.protocol import Finished, Generate, Message
 
 if TYPE_CHECKING:
     from engine.session import Session
@@ -22,37 +24,29 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "run",
         help="ask a model one question",
-        description="Ask a model one question. Text piped in is added to the prompt.",
+        description="Ask a model one question. The model reads the files first, then what is "
+        'piped in, then the prompt: `git diff | mc-chat run MODEL "explain"`. What is not given '
+        "here is as in the settings.",
     )
     parser.add_argument("model", metavar="MODEL", help="an installed name, a folder, or demo")
     parser.add_argument("prompt", metavar="PROMPT", nargs="?")
-    parser.add_argument("--system", metavar="TEXT", help="what the model is told beforehand")
-    parser.add_argument("--max-tokens", type=positive, metavar="N", help="longest reply")
-    defaults = SamplingOptions()
     parser.add_argument(
-        "--temperature",
-        type=float,
-        default=defaults.temperature,
-        metavar="T",
-        help="0: always the likeliest token; default %(default)s",
+        *("--file", "-f"),
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a text file that goes with the prompt; may be repeated",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="draw the same tokens every time")
-    parser.add_argument(
-        "--pruning", choices=("odp", "off"), default="odp", help="skip unimportant experts"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--context", type=positive, metavar="N", help="tokens of context")
-    parser.add_argument(
-        "--force", action="store_true", help="try it even where the model does not fit the memory"
-    )
+    add_asking(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Answer and print, streaming unless --json."""
-    question = _question(options)
-    session = _load(options)
+    how = asking(options)
+    question = _question(options, how)
+    session = _load(options.model, how)
     finished = _answer(session, question, stream=not options.json)
     if options.json:
         result = dataclasses.asdict(finished)
@@ -60,30 +54,35 @@ def run(options: argparse.Namespace) -> None:
         print_json(result)
     elif sys.stdout.isatty() and sys.stderr.isatty():
         print(_summary(finished), file=sys.stderr)
+    for note in _notes(finished):
+        print(f"mc-chat: {note}", file=sys.stderr)
 
 
-def _load(options: argparse.Namespace) -> "Session":
+def _load(model: str, how: Asking) -> "Session":
     try:
         with ProgressLine() as line:
-            return load_session(options.model, options.device, options.context, line, options.force)
+            return load_session(model, how.device, how.context, line, how.force)
     except DoesNotFitError as error:
-        if options.force:
+        if how.force:
             raise
         raise DoesNotFitError(f"{error}; or try it anyway with --force") from None
 
 
-def _question(options: argparse.Namespace) -> Generate:
-    parts = [options.prompt, None if sys.stdin.isatty() else sys.stdin.read()]
-    prompt = "\n\n".join(part for part in parts if part and part.strip())
+def _question(options: argparse.Namespace, how: Asking) -> Generate:
+    attachments = [attach(name) for name in options.file]
+    if sys.stdin is not None and not sys.stdin.isatty() and (given := piped(sys.stdin)):
+        attachments.append(given)
+    prompt = with_attachments(options.prompt or "", attachments)
     if not prompt:
         raise UsageError("there is no prompt; write it behind the model's name, or pipe it in")
-    system = [Message("system", options.system)] if options.system else []
+    system = [Message("system", how.system)] if how.system else []
     return Generate(
         id=0,
         messages=(*system, Message("user", prompt)),
-        sampling=SamplingOptions(temperature=options.temperature, seed=options.seed),
-        max_tokens=options.max_tokens,
-        pruning=options.pruning,
+        sampling=how.sampling,
+        max_tokens=how.max_tokens,
+        stop=how.stop,
+        pruning=how.pruning,
     )
 
 
@@ -109,3 +108,14 @@ def _summary(finished: Finished) -> str:
         f"({units.share(meters.activated_fraction)}), "
         f"{units.share(meters.prune_ratio)} of the expert slots skipped]"
     )
+
+
+def _notes(finished: Finished) -> list[str]:
+    """What a reader of the answer alone would not know."""
+    notes = []
+    if not finished.text.strip():
+        notes.append("the model ended its reply without a word; ask in another way")
+    if finished.finish_reason == "context":
+        size = finished.meters.context_size
+        notes.append(f"the reply is cut: the context of {size} tokens is full; see --context")
+    return notes

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 import assets
 from app import jobs, loading, paths
 from engine import integrity
-from engine.protocol import Device
+from engine.protocol import Device, Generate, Message, SamplingOptions
+from engine.session import Session
 from tests.checkpoints_for_tests import EXPERT_BITS, write_tiny_checkpoint
 from tests.commands_for_tests import Command, failed
 from tests.hub_for_tests import connect, running_hub
@@ -78,6 +80,75 @@ def test_piped_text_and_the_system_prompt_reach_the_model(mc_chat: Command, tiny
     assert prompt_tokens(stdin="Hello") == alone
     assert prompt_tokens("Hello", stdin="some context") > alone
     assert prompt_tokens("Hello", "--system", "Be brief.") > alone
+
+
+def test_the_model_reads_files_then_what_is_piped_in_then_the_prompt(
+    mc_chat: Command, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = spy_on_questions(monkeypatch)
+    (tmp_path / "notes.txt").write_text("Buy milk.")
+    words = ("--file", tmp_path / "notes.txt", "-f", tmp_path / "notes.txt", "--max-tokens", "1")
+    assert mc_chat("run", "tiny", "Explain.", *words, stdin="+ a line\n").code == 0
+    file = "notes.txt:\n```\nBuy milk.\n```"
+    assert asked[0].messages[-1].content == f"{file}\n\n{file}\n\n+ a line\n\nExplain."
+
+
+def spy_on_questions(monkeypatch: pytest.MonkeyPatch) -> list[Generate]:
+    """What the engine is asked."""
+    asked: list[Generate] = []
+    start_reply = Session.start
+
+    def start(session: Session, question: Generate, **how: Any) -> Any:
+        asked.append(question)
+        return start_reply(session, question, **how)
+
+    monkeypatch.setattr(Session, "start", start)
+    return asked
+
+
+def test_how_to_draw_comes_from_the_options_then_the_preset_then_the_settings(
+    mc_chat: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = spy_on_questions(monkeypatch)
+    paths.settings_file().write_text(
+        "system = 'Be kind.'\nmax_tokens = 2\npruning = 'off'\n"
+        "[sampling]\ntemperature = 0.5\ntop_k = 9\nseed = 1\n"
+        "[presets.coder]\nsystem = 'Code.'\ntop_k = 8\nmin_p = 0\n"
+    )
+    mc_chat("run", "tiny", "Hello")
+    sampling = SamplingOptions(temperature=0.5, top_k=9, seed=1)
+    assert asked[0] == Generate(
+        id=0,
+        messages=(Message("system", "Be kind."), Message("user", "Hello")),
+        sampling=sampling,
+        max_tokens=2,
+        pruning="off",
+    )
+    options = ("--top-k", "7", "--top-p", "0.9", "--repetition-penalty", "1.1", "--stop", "\n\n")
+    more = ("--stop", "END", "--pruning", "odp", "--system", "", "--max-tokens", "1")
+    assert mc_chat("run", "tiny", "Hello", "--preset", "coder").code == 0
+    assert asked[1].messages[0] == Message("system", "Code.")
+    assert asked[1].sampling == replace(sampling, top_k=8, min_p=0.0)
+    assert mc_chat("run", "tiny", "Hello", "--preset", "coder", *options, *more).code == 0
+    assert asked[2] == Generate(
+        id=0,
+        messages=(Message("user", "Hello"),),
+        sampling=replace(sampling, top_k=7, min_p=0.0, top_p=0.9, repetition_penalty=1.1),
+        max_tokens=1,
+        stop=("\n\n", "END"),
+    )
+
+
+def test_an_answer_that_is_empty_or_cut_is_never_silent(
+    mc_chat: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = mc_chat("run", "tiny", "Hello", "--temperature", "0", "--context", "20")
+    assert cut.code == 0
+    assert "mc-chat: the reply is cut: the context of 20 tokens is full" in cut.err
+    monkeypatch.setattr("engine.stream.Detokenizer.push", lambda self, token: " ")
+    empty = mc_chat("run", "tiny", "Hello", "--max-tokens", "2")
+    assert (empty.code, empty.out.strip()) == (0, "")
+    assert "mc-chat: the model ended its reply without a word" in empty.err
 
 
 def test_pruning_can_be_switched_off(mc_chat: Command, tiny: Path) -> None:
@@ -350,6 +421,13 @@ def test_a_disk_that_fills_up_on_the_way_leaves_nothing_half_written(
         (("run", "tiny", "Hello", "--temperature", "-1"), "temperature"),
         (("run", "tiny", "Hello", "--pruning", "always"), "always"),
         (("run", "tiny", "Hello", "--device", "abacus"), "abacus"),
+        (("run", "tiny", "Hello", "--top-p", "2"), "'2' is not above 0 and at most 1"),
+        (("run", "tiny", "Hello", "--top-k", "1.5"), "--top-k"),
+        (("run", "tiny", "Hello", "--temperature", "nan"), "--temperature"),
+        (("run", "tiny", "Hello", "--preset", "poet"), "no preset 'poet'"),
+        (("run", "tiny", "Hello", "--stop", ""), "--stop"),
+        (("run", "tiny", "Hello", "--file", "/no/such"), "/no/such cannot be read: No such file"),
+        (("run", "tiny", "Hello", "--file", "/bin/sh"), "/bin/sh is no text in UTF-8"),
         (("plan", "--vram", "much"), "'much' is not a size"),
         (("plan", "--vram", "24iB"), "'24iB' is not a size"),
         (("plan", "--vram", "24GB", "--context", "99999"), "99999"),
@@ -456,6 +534,32 @@ def test_a_reader_that_leaves_early_is_no_error(home: Path, tiny: Path) -> None:
     assert process.wait(timeout=60) == 0
     assert process.stderr is not None
     assert process.stderr.read() == "loading tiny\n"
+
+
+def test_what_is_piped_in_must_be_text(home: Path, tiny: Path) -> None:
+    for content, said in ((b"\xff\xfe", "is no text in UTF-8"), (b"x" * 2**21, "has more than")):
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", "run", "tiny", "Hello"],
+            env={**os.environ, "MC_CHAT_HOME": str(home)},
+            cwd=REPOSITORY,
+            input=content,
+            capture_output=True,
+        )
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.decode().startswith(f"mc-chat: what is piped in {said}")
+
+
+def test_a_terminal_that_lacks_letters_gets_question_marks(home: Path, tiny: Path) -> None:
+    (paths.models_dir() / "tiny").rename(paths.models_dir() / "größe")
+    environment = {**os.environ, "MC_CHAT_HOME": str(home), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "models"],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+    )
+    assert done.returncode == 0
+    assert b"gr??e" in done.stdout
 
 
 def test_ctrl_c_while_a_model_loads_or_talks(home: Path, tiny: Path) -> None:
