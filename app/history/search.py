@@ -23,6 +23,9 @@ SNIPPET_LENGTH = 160
 _FOLDED_CHARACTERS = 100_000
 """So much of a message is looked at for a snippet; the search itself sees all."""
 
+_FIRST = -1e18
+"""Where a title is among the results, before all messages."""
+
 _UNSPACED = re.compile(
     "(["
     "\u0e00-\u0eff"  # Thai, Lao
@@ -35,7 +38,8 @@ _UNSPACED = re.compile(
 """Characters of scripts that leave no spaces between words: each is a word of the index."""
 
 _INDEX = (
-    "CREATE VIRTUAL TABLE search USING fts5(text, tokenize = 'unicode61 remove_diacritics 2')",
+    "CREATE VIRTUAL TABLE search"
+    " USING fts5(text, tokenize = 'unicode61 remove_diacritics 2', prefix = '1 2')",
     "INSERT INTO search (rowid, text) SELECT -id, spaced(title) FROM chats",
     "INSERT INTO search (rowid, text)"
     " SELECT id, spaced(content) FROM messages WHERE state <> 'writing'",
@@ -136,15 +140,18 @@ class SearchIndex:
                 database.write(f"DROP TRIGGER {name}")
 
     def find(self, query: Query, limit: int) -> list[Hit]:
-        """The best hit of each chat that is not deleted, titles first, then by relevance."""
+        """The best hit of each chat that is not deleted, titles first, then by relevance; for
+        single letters the newest first."""
         if not query.terms:
             return []
         likes, patterns = _likes(query.signs)
         if self._indexed and query.words:
             writing, all_patterns = _likes(query.terms)
+            # A letter is in nearly every text: weighing them all takes long and tells nothing.
+            order = "rank" if any(len(word) > 1 for word in query.words) else "-search.rowid"
             found = f"""
                 SELECT iif(search.rowid < 0, -search.rowid, messages.chat) AS chat,
-                    search.rowid AS id, rank + iif(search.rowid < 0, -1000, 0) AS place
+                    search.rowid AS id, iif(search.rowid < 0, {_FIRST}, {order}) AS place
                 FROM search LEFT JOIN messages ON messages.id = search.rowid
                 WHERE search MATCH ? {likes.format("search.text")}
                 UNION ALL
@@ -154,7 +161,7 @@ class SearchIndex:
         else:
             likes, patterns = _likes(query.terms)
             found = f"""
-                SELECT id AS chat, -id AS id, -1000 AS place FROM chats
+                SELECT id AS chat, -id AS id, {_FIRST} AS place FROM chats
                 WHERE true {likes.format("title")}
                 UNION ALL
                 SELECT chat, id, 0 FROM messages WHERE true {likes.format("content")}"""
