@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.grouping import run_by_expert
 from engine.kernels import Arena, loops
 from engine.kernels.loops import Ints
+from engine.kernels.step import compiled_step
 from engine.layout import TILE_ROWS, ArenaLayout, PackedShape, Slot
 from engine.packing import PackedArrays, PackedMatrix
 
@@ -68,7 +69,8 @@ class CpuKernels:
         return out.to(x.dtype)
 
     def warm(self) -> None:
-        """Compile the loops, or load them from numba's cache on disk, in seconds."""
+        """Compile the loops and the step, or load them from numba's cache on disk, in seconds."""
+        compiled_step()
         size = TILE_ROWS
         shape = PackedShape(size, size, 2, size)
         matrix = PackedMatrix(

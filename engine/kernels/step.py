@@ -129,7 +129,7 @@ class DecodeStep:
 
     def _compute(self, threads: int) -> None:
         """Run on this thread and on others, which may come late."""
-        run = _compiled()
+        run = compiled_step()
         self.counts.fill(0)
         self._progress.fill(0)
         if threads > self._threads:
@@ -357,8 +357,9 @@ def _address_of_yield() -> int:
 
 
 @cache
-def _compiled() -> Callable[..., None]:
-    """Imported when needed: numba is slow to load, and compiles this for some seconds once."""
+def compiled_step() -> Callable[..., None]:
+    """`step_loops.run`. The first time numba compiles it, later it is read from a cache on disk."""
+    # Imported when needed: numba is slow to load.
     from engine.kernels.step_loops import run
 
     compiled: Callable[..., None] = run

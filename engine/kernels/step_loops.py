@@ -23,7 +23,12 @@ from engine.kernels import step_table as at
 from engine.kernels import step_vectors as vectors
 from engine.layout import TILE_ROWS
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+"""Of what only compiled functions call: without doors of its own it compiles sooner."""
 
 Table = NDArray[Any]
 
@@ -409,13 +414,13 @@ def _combine(model: Table, parts: int, out: int) -> None:
 @njit(**_OPTIONS)
 def _own_attention(model: Table, parts: int) -> float:
     """The token's attention to itself, mean over heads."""
-    sharing, mean = model[at.HEADS] // model[at.KV_HEADS], float32(0)
-    for head in range(model[at.HEADS]):
+    sharing, heads = model[at.HEADS] // model[at.KV_HEADS], model[at.HEADS]
+    shares: float = float32(0)
+    for head in range(heads):
         most, total = _largest_and_sum(model, head, parts)
         last = ((head // sharing) * model[at.SPLITS] + parts - 1) * sharing + head % sharing
-        mean += float32(exp(memory.float_at(model[at.FACTS], 3 * last + 2) - most)) / total
-    mean /= float32(model[at.HEADS])
-    return mean
+        shares += float32(exp(memory.float_at(model[at.FACTS], 3 * last + 2) - most)) / total
+    return shares / float(heads)
 
 
 @njit(**_OPTIONS)
@@ -643,7 +648,12 @@ def _head(model: Table, call: Table, phase: int, mine: int) -> None:
     _wait(model, phase, total)
 
 
-@njit(void(int64[::1], int64[:, ::1], int64[::1], int64), **_OPTIONS)
+@njit(
+    void(int64[::1], int64[:, ::1], int64[::1], int64),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
 def run(model: Table, layers: Table, call: Table, thread: int) -> None:
     """The logits of a token, and its keys and values into the cache: this thread's share of it."""
     mine = model[at.PRIVATE] + thread * model[at.PRIVATE_BYTES]

@@ -1,0 +1,362 @@
+"""The compiled step of one token, against the layers it stands in for and against float64."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from numba import float32, njit
+from torch import Tensor
+
+from engine import threads
+from engine.cache import KVCache
+from engine.counters import Counters
+from engine.errors import ContextFullError, UsageError
+from engine.kernels import step_vectors as vectors
+from engine.kernels.step import Decoder
+from engine.kernels.step_products import PERMUTING, block_product, table_maker
+from engine.kernels.step_table import KEY_BLOCK, SPLIT_KEYS
+from engine.model import Model
+from engine.pruning import NO_PRUNING, DecodeRule, NoPruning, OdpPruning, Pruning, Routing
+from tests.unit.packed_models_for_tests import Shape, exact_logits, random_model
+from tests.unit.test_kernels import exact
+from tests.unit.test_packing import random_packed
+
+SHAPES = {
+    "plain": Shape(),
+    "one query a key": Shape(heads=2, kv_heads=2, head_dim=32),
+    "one key head": Shape(heads=6, kv_heads=1, head_dim=16, hidden=96),
+    "five queries a key": Shape(heads=10, kv_heads=2, head_dim=16),
+    "wide heads": Shape(heads=2, kv_heads=1, head_dim=48),
+    "window": Shape(window=3),
+    "window longer than the text": Shape(window=100),
+    "groups of 64": Shape(hidden=128, inner=192, heads=4, head_dim=32, group=64),
+    "groups of 128": Shape(hidden=256, inner=128, heads=8, head_dim=32, group=128, layers=1),
+    "packed router and head": Shape(router_bits=4, head_bits=4),
+    "8-bit head": Shape(head_bits=8, vocab=33),
+    "float head, halves embedded": Shape(head_bits=32, embed_type=torch.float16, vocab=31),
+    "16-bit router": Shape(router_bits=16, embed_type=torch.float32),
+    "tied": Shape(tied=True),
+    "top 1": Shape(top_k=1, expert_bits=(3, 1, 2)),
+    "top 3 of 7": Shape(top_k=3, expert_bits=(1, 1, 2, 2, 3, 3, 4)),
+    "only odd widths": Shape(expert_bits=(1, 3, 1)),
+    "many inputs": Shape(hidden=1056, inner=1120, heads=2, head_dim=32, layers=1, vocab=5),
+    "many experts": Shape(expert_bits=(1,) * 40, inner=32),
+}
+
+
+@dataclass(frozen=True)
+class General:
+    """A pruning that no rule tells: the layers run one by one."""
+
+    inner: Pruning
+
+    @property
+    def needs_statistics(self) -> bool:
+        return self.inner.needs_statistics
+
+    def decode_rule(self, num_layers: int) -> None:
+        return None
+
+    def prune(self, *args: object) -> Routing:
+        return self.inner.prune(*args)  # type: ignore[arg-type]
+
+
+class Listener:
+    """Hears the routings of a call."""
+
+    def __init__(self) -> None:
+        self.routings: list[Routing] = []
+
+    def record(self, layer: int, routing: Routing) -> None:
+        assert layer == len(self.routings)
+        self.routings.append(routing)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def half_pruned(model: Model) -> Pruning:
+    """Skips some second slots, and protects some tokens."""
+    return OdpPruning((0.5,) * model.config.num_layers, (40.0,) * model.config.num_layers)
+
+
+def prefilled(model: Model, length: int, capacity: int = 32) -> KVCache:
+    cache = KVCache(model.config, capacity)
+    model.forward(torch.arange(length)[None] % model.config.vocab_size, cache)
+    return cache
+
+
+def decoded(
+    model: Model, token: int, cache: KVCache, pruning: Pruning = NO_PRUNING
+) -> tuple[Tensor, list[Routing]]:
+    listener = Listener()
+    logits = model.forward(torch.tensor([[token]]), cache, pruning, listener)
+    return logits[0, 0], listener.routings
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    error = (found.double() - expected.double()).abs().max() / expected.abs().max()
+    assert error < 1e-5
+
+
+def assert_same_caches(found: KVCache, expected: KVCache) -> None:
+    assert found.length == expected.length
+    for ours, theirs in zip(found.layers, expected.layers, strict=True):
+        assert_near(ours.keys, theirs.keys)
+        assert_near(ours.values, theirs.values)
+        for cache in (ours, theirs):
+            assert not cache.keys[:, :, found.length :].any()
+            assert not cache.values[:, :, found.length :].any()
+
+
+def is_compiled(model: Model, cache: KVCache, pruning: Pruning = NO_PRUNING) -> bool:
+    """Whether the step takes this; the layers say otherwise when they have run."""
+    step = Decoder().step(model)
+    rule = pruning.decode_rule(model.config.num_layers)
+    return step is not None and rule is not None and step.takes(cache, rule)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_agrees_with_the_layers(name: str) -> None:
+    model = random_model(SHAPES[name], seed=len(name))
+    pruning = half_pruned(model) if model.config.top_k == 2 else NO_PRUNING
+    ours, theirs = prefilled(model, 4), prefilled(model, 4)
+    assert is_compiled(model, ours, pruning)
+    skipped = 0
+    for token in (0, 3, 1, 4, 2):
+        found, routings = decoded(model, token, ours, pruning)
+        expected, reference = decoded(model, token, theirs, General(pruning))
+        assert_near(found, expected)
+        for routing, other in zip(routings, reference, strict=True):
+            assert torch.equal(routing.ids, other.ids)
+            torch.testing.assert_close(routing.weights, other.weights, rtol=1e-4, atol=1e-6)
+            skipped += int((routing.ids < 0).sum())
+    assert_same_caches(ours, theirs)
+    if model.config.top_k == 2:
+        assert 0 < skipped < 5 * model.config.num_layers
+
+
+@pytest.mark.parametrize("name", ["plain", "five queries a key", "window", "8-bit head", "top 1"])
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+def test_agrees_with_float64(name: str, threshold: float) -> None:
+    model = random_model(SHAPES[name], seed=3)
+    if threshold and model.config.top_k != 2:
+        return
+    rule = OdpPruning((threshold,) * 2, (math.inf,) * 2) if threshold else NO_PRUNING
+    tokens = torch.tensor([0, 1, 2, 3, 9, 20])
+    cache = prefilled(model, 4)
+    decoded(model, 9, cache)
+    found, routings = decoded(model, 20, cache, rule)
+    skipped = torch.tensor([bool((routing.ids < 0).any()) for routing in routings])
+    assert_near(found, exact_logits(model, tokens, skipped))
+
+
+@pytest.mark.parametrize("count", [1, KEY_BLOCK - 1, KEY_BLOCK, SPLIT_KEYS, SPLIT_KEYS * 2 + 300])
+@pytest.mark.parametrize("window", [None, SPLIT_KEYS + 7])
+def test_many_keys(count: int, window: int | None) -> None:
+    """The token's own key is the last of a block, or the first, or in a part of its own."""
+    model = random_model(Shape(layers=1, heads=5, kv_heads=1, head_dim=32, window=window))
+    caches = [KVCache(model.config, count + 2) for _ in range(2)]
+    for cache in caches:
+        torch.manual_seed(0)
+        cache.layers[0].keys[:, :, :count].normal_(std=2)
+        cache.layers[0].values[:, :, :count].normal_()
+        cache.length = count
+    for token in (5, 6):
+        found, ours = decoded(model, token, caches[0], half_pruned(model))
+        expected, theirs = decoded(model, token, caches[1], General(half_pruned(model)))
+        assert_near(found, expected)
+        assert torch.equal(ours[0].ids, theirs[0].ids)
+
+
+def test_attention_to_itself_protects_a_token() -> None:
+    """The quantile that just does not protect, and the one that just does."""
+    model = random_model(Shape(layers=1, heads=6, kv_heads=2, hidden=96))
+    seen: list[float] = []
+
+    class Spy(OdpPruning):
+        def prune(self, layer, routing, tokens, attention):  # type: ignore[no-untyped-def]
+            seen.append(float(tokens.abs().sum() * attention.own))
+            return super().prune(layer, routing, tokens, attention)
+
+    decoded(model, 7, prefilled(model, 5), General(Spy((1.1,), (0.0,))))
+    for factor, expected in ((1.001, 1), (0.999, 2)):
+        pruning = OdpPruning((1.1,), (factor * seen[0],))
+        _, (routing,) = decoded(model, 7, prefilled(model, 5), pruning)
+        assert int((routing.ids >= 0).sum()) == expected
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_threads_change_no_bit(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(Shape(hidden=256, inner=1120, heads=8, head_dim=32, vocab=700))
+    before = torch.get_num_threads()
+
+    def outcome(number: int) -> list[Tensor]:
+        torch.set_num_threads(number)
+        cache = KVCache(model.config, 2 * SPLIT_KEYS)
+        for layer in cache.layers:
+            torch.manual_seed(1)
+            layer.keys[:, :, : SPLIT_KEYS + 5].normal_()
+            layer.values[:, :, : SPLIT_KEYS + 5].normal_()
+        cache.length = SPLIT_KEYS + 5
+        logits = [decoded(model, token, cache, half_pruned(model))[0] for token in range(4)]
+        return [*logits, *(part for layer in cache.layers for part in (layer.keys, layer.values))]
+
+    monkeypatch.setattr(threads, "SMALLEST_SHARED", 1)
+    try:
+        alone, together = outcome(1), outcome(count)
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, alone, together))
+
+
+def test_counters_add_up() -> None:
+    model = random_model(Shape())
+    ours, theirs = Counters(model), Counters(model)
+    caches = prefilled(model, 4), prefilled(model, 4)
+    for token in range(9):
+        tokens = torch.tensor([[token]])
+        model.forward(tokens, caches[0], half_pruned(model), ours)
+        model.forward(tokens, caches[1], General(half_pruned(model)), theirs)
+    assert ours.read() == theirs.read()
+    assert 0 < ours.read().prune_ratio < 0.5
+
+
+def test_an_exchanged_part_is_never_ignored() -> None:
+    model, other = (random_model(Shape(), seed) for seed in (0, 1))
+    cache = prefilled(model, 4)
+
+    def check() -> Tensor:
+        cache.truncate(4)
+        found, _ = decoded(model, 5, cache)
+        cache.truncate(4)
+        assert_near(found, decoded(model, 5, cache, General(NO_PRUNING))[0])
+        return found
+
+    seen = [check()]
+    layer, theirs = model.layers[1], other.layers[1]
+    layer.experts = theirs.experts
+    seen.append(check())
+    layer.attention = replace(layer.attention, o=theirs.attention.o)
+    seen.append(check())
+    layer.router, layer.post_norm = theirs.router, theirs.post_norm
+    seen.append(check())
+    model.layers[0] = other.layers[0]
+    seen.append(check())
+    layer.experts = theirs.experts.dequantize()  # type: ignore[attr-defined]
+    seen.append(check())
+    layer.experts = theirs.experts
+    seen.append(check())
+    for number, logits in enumerate(seen[:-2]):
+        assert not any(torch.equal(logits, earlier) for earlier in seen[:number])
+    assert torch.equal(seen[-1], seen[-3])
+
+
+def test_another_cache_and_another_rule_are_noticed() -> None:
+    model = random_model(Shape())
+    short, long = prefilled(model, 4), prefilled(model, 9, capacity=40)
+    for cache in (short, long, short):
+        for pruning in (NO_PRUNING, half_pruned(model)):
+            length = cache.length
+            found, _ = decoded(model, 5, cache, pruning)
+            cache.truncate(length)
+            assert_near(found, decoded(model, 5, cache, General(pruning))[0])
+
+
+def test_what_the_step_does_not_know_goes_through_the_layers() -> None:
+    shapes = (Shape(head_dim=24, hidden=96), Shape())
+    odd, plain = map(random_model, shapes)
+    assert not is_compiled(odd, prefilled(odd, 2))
+    eight_bits = KVCache(plain.config, 8, bits=8)
+    two = KVCache(plain.config, 8, batch=2)
+    assert not is_compiled(plain, eight_bits)
+    assert not is_compiled(plain, two)
+    for cache in (eight_bits, two):
+        tokens = torch.arange(3).expand(len(cache.layers[0].keys), 3)
+        model_logits = plain.forward(tokens, cache)
+        plain.forward(tokens[:, :1], cache)
+        assert cache.length == 4
+        assert model_logits.isfinite().all()
+
+
+def test_the_first_token_is_a_prompt() -> None:
+    """ODP protects it, whatever a decoding rule would say."""
+    model = random_model(Shape())
+    _, routings = decoded(model, 3, KVCache(model.config, 4), OdpPruning((1.1,) * 2, (1e9,) * 2))
+    assert all((routing.ids >= 0).all() for routing in routings)
+
+
+def test_errors_are_those_of_the_layers() -> None:
+    model = random_model(Shape(top_k=3))
+    cache = prefilled(model, 4, capacity=5)
+    with pytest.raises(UsageError, match="ODP is defined for top-2 routing"):
+        decoded(model, 1, cache, half_pruned(model))
+    cache.truncate(4)
+    for token in (-1, 70):
+        with pytest.raises(IndexError):
+            decoded(model, token, cache)
+    assert cache.length == 4
+    decoded(model, 1, cache)
+    with pytest.raises(ContextFullError, match="6 tokens do not fit into a context of 5"):
+        decoded(model, 1, cache)
+
+
+def test_no_pruning_is_a_rule_of_nothing() -> None:
+    assert NoPruning().decode_rule(2) == DecodeRule((0.0, 0.0), (math.inf, math.inf))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("permuting", [PERMUTING, False])
+@pytest.mark.parametrize("group", [32, 96, 128])
+def test_products_of_every_machine(bits: int, permuting: bool, group: int) -> None:
+    """With `vpermps` where this machine has it, and as the others do it."""
+    matrix, codes, scale, zero = random_packed(64, 3 * group, bits, group, seed=bits)
+    tables = {width: table_maker(width, permuting) for width in (1, 2)}
+    make_pairs, make_quads, add = tables[2], tables[1], block_product(bits, permuting)
+
+    @njit(error_model="numpy")
+    def product(codes, scales, zeros, x, columns, group, tile, sums, pairs, quads, out):  # type: ignore[no-untyped-def]
+        make_pairs(x, columns, pairs)
+        make_quads(x, columns, quads)
+        groups = columns // group
+        place = 64 * tile * groups
+        add(
+            codes, 2 * columns, tile * columns, groups, group, pairs, quads,
+            scales + place, zeros + place, sums, out,
+        )  # fmt: skip
+
+    x = torch.randn(3 * group)
+    sums = x.view(3, group).sum(dim=1)
+    pairs, quads = torch.empty(8 * len(x)), torch.empty(4 * len(x))
+    out = torch.ones(64)
+    inputs = [tensor.data_ptr() for tensor in (matrix.codes, matrix.scales, matrix.zeros, x)]
+    scratch = [tensor.data_ptr() for tensor in (sums, pairs, quads)]
+    for tile in range(2):
+        product(*inputs, len(x), group, tile, *scratch, out.data_ptr() + 128 * tile)
+    assert_near(out - 1, exact(matrix, codes, scale, zero) @ x.double())
+
+
+def test_exponentials_and_gates() -> None:
+    """To the last bits of float32, from where they vanish to where they overflow."""
+
+    @njit(error_model="numpy")
+    def run(x, gate, up, count, out):  # type: ignore[no-untyped-def]
+        vectors.gated(gate, up, count, out)
+        return vectors.exponentials(x, float32(0), count)
+
+    x = torch.linspace(-86, 88, 4096)
+    gate = torch.cat([torch.linspace(-90, 90, 4090), torch.tensor([-1e4, 1e4, 0, -0.0, 1e-30, 3])])
+    up, out, expected = torch.randn(4096), torch.empty(4096), x.double().exp()
+    total = run(*(tensor.data_ptr() for tensor in (x, gate, up)), 4096, out.data_ptr())
+    torch.testing.assert_close(x.double(), expected, rtol=3e-7, atol=0)
+    assert abs(total / float(expected.sum()) - 1) < 1e-6
+    silu = gate.double() * gate.double().sigmoid() * up.double()
+    torch.testing.assert_close(out.double(), silu, rtol=1e-6, atol=1e-36)
+    nothing = torch.full((16,), math.nan)
+    run(*(tensor.data_ptr() for tensor in (x, nothing, up)), 16, out.data_ptr())
+    assert out[:16].isnan().all()
