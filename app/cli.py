@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+if os.name == "nt":  # files are locked, and jobs started and stopped, as POSIX has it
+    sys.exit("mc-chat: it runs on Linux and macOS; on Windows install it inside WSL")
+
 from app import about, opening, paths
 from app.commands import compress, doctor, export, hub, measure, models, plan, run, settings, watch
 from app.render import safe_text

@@ -32,7 +32,7 @@ def compress_here(job: Job, line: ProgressLine, restart: bool = False) -> Path:
         if not watch.is_alive:
             raise Interrupted("interrupted; run the same command again to go on") from None
         watch.stop()
-        line.show("stopping at the next whole step")
+        line.keep("stopping at the next whole step")
     try:
         return follow(watch, line)
     except KeyboardInterrupt:

@@ -3,7 +3,8 @@
 A job belongs to no terminal: it leads a session of its own, and tells its steps to a file under
 `paths.jobs_dir`, one file for each output folder, where anybody may read them, later too. That file
 is locked from before the job's process exists until it is gone, however it ends. So a free lock
-means that nobody works, and two runs on one output refuse each other.
+means that nobody works, and two runs on one output refuse each other. What a job has told goes with its
+model, or when it is old.
 Free of torch and of the screen.
 """
 
@@ -17,14 +18,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from app import paths
 from app.child import Exit, child_environment, module_command
+from compress.locking import take
 from compress.progress import Done, JobEvent, JobFailed, Started, decode
 from engine.errors import ProtocolError, UsageError, WorkerError
 
 JOB_COMMAND: Sequence[str] = module_command("compress.job")
+
+KEPT_DAYS = 30
+"""How long it can be learned how a job ended."""
 
 _LOCK_ATTEMPTS = 20
 _LOCK_PAUSE_SECONDS = 0.02
@@ -67,10 +72,12 @@ def start(
     """
     try:
         paths.jobs_dir().mkdir(parents=True, exist_ok=True)
+        _remove_old()
+        told = _locked(_events_file(job.folder), "ab")
+        if told is None:
+            raise UsageError(_occupied(job.folder))
         # The child inherits the open file, and with it the lock.
-        with _events_file(job.folder).open("ab") as told, log_file(job.folder).open("wb") as log:
-            if not _lock(told):
-                raise UsageError(_occupied(job.folder))
+        with told, log_file(job.folder).open("wb") as log:
             told.truncate(0)
             return subprocess.Popen(
                 [*command, *job.arguments(restart)],
@@ -98,6 +105,11 @@ def running_jobs() -> list[RunningJob]:
 def is_known(out: Path) -> bool:
     """Whether a job on this output folder runs, or has told how it ended."""
     return _events_file(out).is_file()
+
+
+def forget(out: Path) -> None:
+    """Remove what the job on this output folder has told, unless it still runs."""
+    _remove(_events_file(out))
 
 
 def log_file(out: Path) -> Path:
@@ -184,14 +196,33 @@ def _events_file(out: Path) -> Path:
     return paths.jobs_dir() / f"{out.name}-{mark}.jsonl"
 
 
-def _lock(file: BinaryIO) -> bool:
+def _locked(path: Path, mode: str) -> BinaryIO | None:
+    """The file, open and locked; None while another holds it. Raises OSError."""
     for _ in range(_LOCK_ATTEMPTS):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(_LOCK_PAUSE_SECONDS)  # somebody may only be looking, as `_is_locked` does
-    return False
+        file = path.open(mode)
+        if take(file.fileno(), path):
+            return cast(BinaryIO, file)
+        file.close()
+        time.sleep(_LOCK_PAUSE_SECONDS)  # somebody may only be looking, as `_is_locked` does
+    return None
+
+
+def _remove_old() -> None:
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for path in paths.jobs_dir().glob("*.jsonl"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                _remove(path)
+
+
+def _remove(events: Path) -> None:
+    """While it is locked: who opens the file at this moment sees that it has gone."""
+    with suppress(FileNotFoundError):
+        file = _locked(events, "rb")
+        if file is not None:
+            with file:
+                events.with_suffix(".log").unlink(missing_ok=True)
+                events.unlink()
 
 
 def _is_locked(path: Path) -> bool:
@@ -218,7 +249,7 @@ def _occupied(out: Path) -> str:
     job = running(out)
     who = f"process {job.pid}" if job else "another process"
     return f"{who} is compressing into {out} already: `mc-chat watch {out}` shows it" + (
-        f", `kill {job.pid}` stops it cleanly" if job else ""
+        f", `mc-chat watch --stop {out}` stops it" if job else ""
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app import models, paths, units
+from app import jobs, models, paths, units
 from app.arguments import Commands, add_json, print_json
 from app.progress_line import ProgressLine
 from app.render import safe_text
@@ -76,7 +76,7 @@ def verify(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"name": folder.name, "files": len(manifest.files), "whole": True})
     else:
-        print(f"{folder.name} is whole: {len(manifest.files)} files are what they were")
+        print(safe_text(f"{folder.name} is whole: {len(manifest.files)} files are what they were"))
 
 
 def remove(options: argparse.Namespace) -> None:
@@ -86,10 +86,11 @@ def remove(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.model!r} is no installed model; see `mc-chat models`")
     freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     shutil.rmtree(folder)
+    jobs.forget(folder)
     if options.json:
         print_json({"name": options.model, "freed_bytes": freed})
     else:
-        print(f"{options.model} is gone, {units.size(freed)} are free again")
+        print(safe_text(f"{options.model} is gone, {units.size(freed)} are free again"))
 
 
 def facts(name: str, folder: Path, manifest: Manifest) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app import cli, paths
+from app import cli, paths, progress_line
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.commands_for_tests import Command, Result
 from tests.ui import end_jobs
@@ -31,6 +31,12 @@ def mc_chat(
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress that is no terminal's is told step by step, not every ten seconds."""
+    monkeypatch.setattr(progress_line, "PLAIN_SECONDS", 0.0)
 
 
 @pytest.fixture

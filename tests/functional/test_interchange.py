@@ -388,6 +388,7 @@ def run(*words: str | Path) -> int:
     return cli.main([str(word) for word in words])
 
 
+@pytest.mark.usefixtures("every_step")
 def test_the_commands_there_and_back(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

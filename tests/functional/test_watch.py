@@ -25,6 +25,8 @@ from tests.commands_for_tests import Command
 from tests.ui import FAKES
 from tests.unit.models_for_tests import save_tiny_mixtral
 
+pytestmark = pytest.mark.usefixtures("every_step")
+
 REPOSITORY = FAKES.parents[1]
 PATIENCE_SECONDS = 20.0
 
@@ -163,8 +165,56 @@ def test_ctrl_c_stops_watching_and_not_the_job(start: Start) -> None:
     watcher.send_signal(signal.SIGINT)
     said = complaint(watcher, 130)
     assert "the compression goes on" in said
-    assert f"`kill {job.pid}` stops it" in said
+    assert "`mc-chat watch --stop demo` stops it" in said
     assert jobs.running_jobs() == [job]
+
+
+def test_a_compression_is_stopped_by_name_and_goes_on_later(
+    start: Start, mc_chat: Command, fake_story: Callable[[str], None]
+) -> None:
+    shell = start("hold", "compress", "demo")
+    job = wait_for_job()
+    stopped = mc_chat("watch", "--stop")
+    assert (stopped.code, stopped.out) == (
+        0,
+        "demo has stopped; run the same `mc-chat compress` to go on\n",
+    )
+    assert "stopping demo at the next whole step\n" in stopped.err
+    assert jobs.running_jobs() == []
+    assert "stopped after layer 2" in complaint(shell, 130)
+    again = mc_chat("watch", "--stop", "demo")
+    assert (again.code, again.out) == (2, "")
+    assert "demo is not being compressed" in again.err
+    fake_story("done")
+    assert mc_chat("compress", "demo").code == 0
+    start("hold", "compress", "demo", "--restart")
+    wait_until(jobs.running_jobs)
+    found = mc_chat("watch", "--stop", job.out, "--json").json
+    assert found == {"name": "demo", "folder": str(job.out), "stopped": True}
+
+
+def test_one_of_several_has_to_be_named_to_be_stopped(
+    start: Start, mc_chat: Command, tmp_path: Path
+) -> None:
+    for out in ("one", "two"):
+        start("hold", "compress", "demo", "--out", tmp_path / out)
+    wait_until(lambda: len(jobs.running_jobs()) == 2)
+    refused = mc_chat("watch", "--stop")
+    assert refused.code == 2
+    assert f"name one of: {tmp_path / 'one'}, {tmp_path / 'two'}" in refused.err
+    assert len(jobs.running_jobs()) == 2
+
+
+def test_with_its_model_goes_what_its_compression_has_told(
+    mc_chat: Command, fake_story: Callable[[str], None]
+) -> None:
+    fake_story("done")
+    mc_chat("compress", "demo")
+    mc_chat("compress", "demo", "--bits", "2")
+    assert len(list(paths.jobs_dir().iterdir())) == 4
+    assert mc_chat("rm", "demo").code == 0
+    assert {path.name[:9] for path in paths.jobs_dir().iterdir()} == {"demo-2bit"}
+    assert mc_chat("watch", "demo").code == 2
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

@@ -165,6 +165,61 @@ def test_a_folder_has_one_file_however_it_is_named(
     assert jobs.log_file(tmp_path / "b" / "a") not in named
 
 
+def age(path: Path, days: float) -> None:
+    then = time.time() - days * 24 * 3600
+    os.utime(path, (then, then))
+
+
+def test_old_files_are_removed_when_the_next_job_starts(job: Job, tmp_path: Path) -> None:
+    others = [Job(job.source, 2.0, tmp_path / name) for name in ("old", "young", "running")]
+    for other, story in zip(others, ("done", "done", "hold"), strict=True):
+        process = jobs.start(other, fake(story))
+        if story == "done":
+            until_end(JobWatch(other.folder, process))
+    while jobs.running(others[2].folder) is None:
+        time.sleep(0.01)
+    for other, days in zip(others, (31, 29, 31), strict=True):
+        age(jobs.log_file(other.folder).with_suffix(".jsonl"), days)
+    until_end(JobWatch(job.folder, jobs.start(job, fake("done"))))
+    assert [jobs.is_known(other.folder) for other in others] == [False, True, True]
+    assert not jobs.log_file(others[0].folder).exists()
+    assert jobs.running(others[2].folder) is not None
+
+
+def test_what_a_job_has_told_is_forgotten_unless_it_runs(job: Job) -> None:
+    jobs.start(job, fake("hold"))
+    while jobs.running(job.folder) is None:
+        time.sleep(0.01)
+    jobs.forget(job.folder)
+    assert jobs.is_known(job.folder)
+    watch = JobWatch(job.folder)
+    watch.stop()
+    until_end(watch)
+    jobs.forget(job.folder)
+    assert not jobs.is_known(job.folder)
+    assert list(jobs.log_file(job.folder).parent.iterdir()) == []
+    jobs.forget(job.folder)
+    until_end(JobWatch(job.folder, jobs.start(job, fake("done"))))
+
+
+def test_a_file_removed_while_a_job_starts_is_made_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is then on a file that nobody will find."""
+    path = jobs.log_file(job.folder).with_suffix(".jsonl")
+    take = jobs.take
+
+    def removed_before(descriptor: int, at: Path) -> bool:
+        monkeypatch.setattr(jobs, "take", take)
+        path.unlink()
+        return take(descriptor, at)
+
+    monkeypatch.setattr(jobs, "take", removed_before)
+    assert until_end(JobWatch(job.folder, jobs.start(job, fake("done"))))[-1] == Done(
+        str(job.folder)
+    )
+
+
 def test_the_words_of_a_job() -> None:
     job = Job("owner/name", 2.25, Path("out"), "cuda:1", ("--seed", "3", "--keep-source"))
     options = job_parser().parse_args(job.arguments())
