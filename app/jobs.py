@@ -3,8 +3,8 @@
 A job belongs to no terminal: it leads a session of its own, and tells its steps to a file under
 `paths.jobs_dir`, one file for each output folder, where anybody may read them, later too. That file
 is locked from before the job's process exists until it is gone, however it ends. So a free lock
-means that nobody works, and two runs on one output refuse each other. What a job has told goes with its
-model, or when it is old.
+means that nobody works, and two runs on one output refuse each other. What a job has told goes with
+its model, or when it is old.
 Free of torch and of the screen.
 """
 
