@@ -23,7 +23,7 @@ import assets
 from benchmarks.machine import machine
 from benchmarks.random_checkpoint import write_random_checkpoint
 from engine import budget
-from engine.budget import Budget, DeviceKind
+from engine.budget import Budget, DeviceKind, KvBits
 from engine.cache import KVCache
 from engine.checkpoint import load_model
 from engine.config import MIXTRAL_8X7B, ModelConfig
@@ -51,26 +51,30 @@ class Row:
         return self.promised / self.allocated - 1
 
 
-def fit(folder: Path, context: int, device: torch.device) -> Row:
+def fit(folder: Path, context: int, device: torch.device, kv_bits: KvBits = 16) -> Row:
     """Load and run the checkpoint in ``folder``, original or compressed, and compare."""
     config = ModelConfig.from_folder(folder)
     kind: DeviceKind = "cuda" if device.type == "cuda" else "cpu"
-    promised = _promise(folder, config, context, kind).total
+    promised = _promise(folder, config, context, kind, kv_bits).total
     if kind == "cuda":
         promised += budget.CUDA_CONTEXT_BYTES
-        allocated = _cuda_bytes(folder, context, device)
+        allocated = _cuda_bytes(folder, context, device, kv_bits)
     else:
-        allocated = _cpu_bytes(folder, context)
+        allocated = _cpu_bytes(folder, context, kv_bits)
     return Row(folder.name, str(device), context, promised, allocated)
 
 
-def _promise(folder: Path, config: ModelConfig, context: int, kind: DeviceKind) -> Budget:
+def _promise(
+    folder: Path, config: ModelConfig, context: int, kind: DeviceKind, kv_bits: KvBits
+) -> Budget:
     if not is_compressed(folder):
-        return budget.original_budget(config, context, kind)
+        return budget.original_budget(config, context, kind, kv_bits)
     manifest = open_manifest(folder)
     widths = [layer.expert_bits for layer in manifest.layers]
     recipe = manifest.recipe
-    return budget.compressed_budget(config, widths, recipe.group_size, context, kind, recipe.rest)
+    return budget.compressed_budget(
+        config, widths, recipe.group_size, context, kind, recipe.rest, kv_bits
+    )
 
 
 def _use(model: Model, cache: KVCache) -> None:
@@ -88,10 +92,10 @@ def _use(model: Model, cache: KVCache) -> None:
             model.forward(tokens[:, :1], cache, pruning, last_only=True)
 
 
-def _cpu_bytes(folder: Path, context: int) -> int:
+def _cpu_bytes(folder: Path, context: int, kv_bits: KvBits) -> int:
     """The tensors of the model and its cache, and the most that torch held beside them."""
     model = load_model(folder)
-    cache = KVCache(model.config, context, dtype=model.dtype)
+    cache = KVCache(model.config, context, dtype=model.dtype, bits=kv_bits)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         _use(model, cache)
     results = recorded.profiler.kineto_results  # type: ignore[union-attr]
@@ -103,12 +107,12 @@ def _cpu_bytes(folder: Path, context: int) -> int:
     return model.memory_bytes() + cache.memory_bytes() + most
 
 
-def _cuda_bytes(folder: Path, context: int, device: torch.device) -> int:
+def _cuda_bytes(folder: Path, context: int, device: torch.device, kv_bits: KvBits) -> int:
     """The most that torch reserved, and what is taken beside it: CUDA's own, on an idle card."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     model = load_model(folder, device)
-    _use(model, KVCache(model.config, context, device=device, dtype=model.dtype))
+    _use(model, KVCache(model.config, context, device=device, dtype=model.dtype, bits=kv_bits))
     free, total = torch.cuda.mem_get_info(device)
     beside = total - free - torch.cuda.memory_reserved(device)
     return torch.cuda.max_memory_reserved(device) + beside

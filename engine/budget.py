@@ -48,16 +48,25 @@ be cancelled sooner: 256 tokens of the demo take 60 ms on two CPU cores."""
 QUERY_BLOCK = 256
 """Queries that attend at once where a mask or a map is needed."""
 
-MAP_ELEMENTS = 1 << 24
-"""Elements of the attention map, of all heads, in memory at once: with 32 heads, 256 queries at
-2048 tokens of context and 16 at 32768."""
+MAP_ELEMENTS = 1 << 21
+"""Elements of the attention map in memory at once: few enough to stay in a processor's cache."""
 
-_MAP_BYTES: dict[DeviceKind, int] = {"cuda": 2 + 4 + 2, "cpu": 4 + 4}
-"""Bytes per element of such a map, before and after its mask or its softmax; on a GPU 16-bit,
-float32, and 16-bit again for the product."""
+MAP_QUERIES = 64
+"""Queries whose map is made at once before several key heads are taken at once."""
 
-_MASK_BYTES = 2
-"""Bytes per pair of a query and a key: the mask and its inverse."""
+KEY_BLOCK = 1024
+"""Keys of 8 bits that are made floats at once."""
+
+_MAP_BYTES: dict[DeviceKind, int] = {"cuda": 4 + 4 + 2, "cpu": 4 + 4}
+"""Bytes per element of such a map, before and after its softmax, and on a GPU again in 16 bits for
+the product."""
+
+_ROW_SUMS = 5
+"""Numbers that go with every row of it: its sum, its weight, and what they are made of."""
+
+_MASK_BYTES: dict[DeviceKind, int] = {"cuda": 1 + 1 + 2, "cpu": 0}
+"""Bytes per query and key of a mask, its parts, and what torch's kernel makes of it; on a CPU less
+than a map takes."""
 
 _DEQUANTIZED_BYTES: dict[DeviceKind, int] = {"cuda": 4 + 4 + 4, "cpu": 0}
 """Bytes per weight of a matrix while it is dequantized: code, difference and product in float32.
@@ -125,30 +134,38 @@ def compressed_budget(
     context: int,
     kind: DeviceKind,
     rest: RestBits = AS_IT_IS,
+    kv_bits: KvBits = 16,
 ) -> Budget:
     """What a compressed checkpoint with these widths takes at ``context`` tokens."""
     experts = sum(expert_bytes(config, bits, group_size) for bits in expert_bits)
     return Budget(
         weights=dense_bytes(config, group_size, kind, rest) + experts,
-        kv_cache=kv_cache_bytes(config, context, kind),
-        workspace=workspace_bytes(config, context, kind, rest),
+        kv_cache=kv_cache_bytes(config, context, kind, kv_bits),
+        workspace=workspace_bytes(config, context, kind, rest, kv_bits),
     )
 
 
 def nominal_budget(
-    config: ModelConfig, nominal_bits: float, group_size: int, context: int, kind: DeviceKind
+    config: ModelConfig,
+    nominal_bits: float,
+    group_size: int,
+    context: int,
+    kind: DeviceKind,
+    kv_bits: KvBits = 16,
 ) -> Budget:
     """What a checkpoint of this mean width will take, before its allocation is known."""
     layers = (spread_bits(nominal_bits, config.num_experts),) * config.num_layers
-    return compressed_budget(config, layers, group_size, context, kind)
+    return compressed_budget(config, layers, group_size, context, kind, AS_IT_IS, kv_bits)
 
 
-def original_budget(config: ModelConfig, context: int, kind: DeviceKind) -> Budget:
+def original_budget(
+    config: ModelConfig, context: int, kind: DeviceKind, kv_bits: KvBits = 16
+) -> Budget:
     """What the uncompressed checkpoint takes at ``context`` tokens."""
     return Budget(
         weights=config.total_weights * COMPUTE_BYTES[kind],
-        kv_cache=kv_cache_bytes(config, context, kind),
-        workspace=workspace_bytes(config, context, kind),
+        kv_cache=kv_cache_bytes(config, context, kind, kv_bits),
+        workspace=workspace_bytes(config, context, kind, AS_IT_IS, kv_bits),
     )
 
 
@@ -159,14 +176,15 @@ def largest_that_fits(
     kind: DeviceKind,
     free_bytes: int,
     below: float = math.inf,
+    kv_bits: KvBits = 16,
 ) -> float | None:
     """The largest planned width under ``below`` that fits into ``free_bytes``, None if none."""
-    fitting = [
-        bits
-        for bits in NOMINAL_BITS + WIDE_BITS
-        if bits < below and nominal_budget(config, bits, group_size, context, kind).fits(free_bytes)
-    ]
-    return max(fitting, default=None)
+
+    def need(bits: float) -> Budget:
+        return nominal_budget(config, bits, group_size, context, kind, kv_bits)
+
+    planned = [bits for bits in NOMINAL_BITS + WIDE_BITS if bits < below]
+    return max((bits for bits in planned if need(bits).fits(free_bytes)), default=None)
 
 
 def longest_context(
@@ -223,7 +241,11 @@ def kv_cache_bytes(
 
 
 def workspace_bytes(
-    config: ModelConfig, context: int, kind: DeviceKind, rest: RestBits = AS_IT_IS
+    config: ModelConfig,
+    context: int,
+    kind: DeviceKind,
+    rest: RestBits = AS_IT_IS,
+    kv_bits: KvBits = 16,
 ) -> int:
     """What a prefill chunk that ends a full context needs beyond weights and cache, with ODP.
 
@@ -231,7 +253,7 @@ def workspace_bytes(
     GPU's allocator keeps blocks of sizes that do not match, so there both count in full, and the
     largest matrix that the reference kernels dequantize.
     """
-    attention = _attention_workspace(config, context, kind)
+    attention = _attention_workspace(config, context, kind, kv_bits)
     experts = _experts_workspace(config, context, kind)
     if kind == "cpu":
         return max(attention, experts)
@@ -241,21 +263,44 @@ def workspace_bytes(
     return attention + experts + config.hidden_size * outputs * _DEQUANTIZED_BYTES[kind]
 
 
-def _attention_workspace(config: ModelConfig, context: int, kind: DeviceKind) -> int:
-    """While the map of a block of queries is made; see `engine.attention.Attention._mapped`."""
-    tokens = min(PREFILL_CHUNK[kind], context)
-    block = min(tokens, QUERY_BLOCK, max(1, MAP_ELEMENTS // (config.num_heads * context)))
+def map_sizes(repeat: int, keys: int, heads: int) -> tuple[int, int]:
+    """Key heads, of ``heads``, and queries of each of their ``repeat`` query heads, whose maps on
+    ``keys`` keys are made at once."""
+    row = repeat * keys
+    count = max(1, min(heads, MAP_ELEMENTS // (row * MAP_QUERIES)))
+    return count, max(1, min(QUERY_BLOCK, MAP_ELEMENTS // (row * count)))
+
+
+def _attention_workspace(
+    config: ModelConfig, context: int, kind: DeviceKind, kv_bits: KvBits
+) -> int:
+    """While the map of a block of queries is made, or a cached prefix of 8 bits is read; see
+    `engine.mixing.Prompt`. A GPU's own kernels make no map: counted is what it takes without them.
+    """
+    compute, tokens = COMPUTE_BYTES[kind], min(PREFILL_CHUNK[kind], context)
     queries = config.num_heads * config.head_dim
-    rows = 2 * config.hidden_size + queries + 2 * config.head_dim  # residual, normed, q, rotation
-    if block < tokens:
-        rows += queries  # what earlier blocks have put out
-    elements = tokens * rows + block * queries
-    pairs = block * context
-    return (
-        elements * COMPUTE_BYTES[kind]
-        + pairs * config.num_heads * _MAP_BYTES[kind]
-        + pairs * _MASK_BYTES
-    )
+    # Residual, normed, q, what comes out, rotation; a prefix's mixed values and log-sum-exp.
+    rows = 2 * config.hidden_size + 2 * queries + 2 * config.head_dim
+    if context > tokens:
+        rows += queries + config.num_heads
+    rounded = 2 * config.num_kv_heads * config.head_dim if kv_bits == 8 else 0  # of a token
+    keys = _mapped_keys(config, context, tokens, kind)
+    repeat = config.num_heads // config.num_kv_heads
+    heads, block = map_sizes(repeat, keys, config.num_kv_heads)
+    block = min(block, tokens)
+    made = heads * repeat * block  # rows of the map, and of what is mixed by it
+    mapping = made * keys * _MAP_BYTES[kind] + made * (config.head_dim + _ROW_SUMS) * compute
+    masking = min(QUERY_BLOCK, tokens) * context * _MASK_BYTES[kind]
+    reading = (tokens * queries + KEY_BLOCK * rounded) * compute if rounded else 0
+    return tokens * rows * compute + max(mapping + keys * rounded * compute, masking, reading)
+
+
+def _mapped_keys(config: ModelConfig, context: int, tokens: int, kind: DeviceKind) -> int:
+    """The keys that a chunk's map covers: all that are seen, or without a prefix split off."""
+    window = config.sliding_window
+    if window is not None and context > window:
+        return min(context, window + QUERY_BLOCK)
+    return tokens if kind == "cpu" else context
 
 
 def _experts_workspace(config: ModelConfig, context: int, kind: DeviceKind) -> int:

@@ -21,6 +21,8 @@ MIN_SCALE = 2.0**-14
 """The smallest float16 that is not subnormal: below it a scale would be less exact than its codes,
 and 0 for a token of zeros."""
 
+_ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -37,10 +39,10 @@ class Stored:
         """How many tokens, S."""
         return self.data.shape[2]
 
-    def part(self, tokens: slice) -> "Stored":
-        """Some of the tokens; it shares the memory."""
-        scales = None if self.scales is None else self.scales[:, :, tokens]
-        return Stored(self.data[:, :, tokens], scales)
+    def part(self, tokens: slice, batch: slice = _ALL, heads: slice = _ALL) -> "Stored":
+        """Some of the tokens, of some sequences and heads; it shares the memory."""
+        index = (batch, heads, tokens)
+        return Stored(self.data[index], None if self.scales is None else self.scales[index])
 
     def floats(self, dtype: torch.dtype) -> Tensor:
         """Their values [B, KV heads, S, head dim]; what is not rounded is not copied."""

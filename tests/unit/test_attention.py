@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import attention as attention_module
+from engine import budget, mixing
 from engine.attention import Attention, Rope, Rotation
 from engine.cache import KVCache
 from engine.config import ModelConfig
@@ -79,8 +79,9 @@ def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Several blocks even in short sequences."""
     if request.param == "by elements of the map":
         rows = 2 * CONFIG.num_heads * 23
-        monkeypatch.setattr(attention_module, "MAP_ELEMENTS", 3 * rows)
-    monkeypatch.setattr(attention_module, "QUERY_BLOCK", 5)
+        monkeypatch.setattr(budget, "MAP_ELEMENTS", 3 * rows)
+    for module in (budget, mixing):
+        monkeypatch.setattr(module, "QUERY_BLOCK", 5)
 
 
 @pytest.mark.parametrize("window", [None, 4, 30])

@@ -9,6 +9,8 @@ import torch
 import assets
 from benchmarks import fit
 from benchmarks.random_checkpoint import write_random_checkpoint
+from engine import budget
+from engine.budget import KvBits
 from engine.config import MIXTRAL_8X7B, ModelConfig
 
 CPU = torch.device("cpu")
@@ -30,18 +32,39 @@ def test_the_demo_takes_what_was_promised() -> None:
     assert abs(row.error) < 0.01
 
 
+@pytest.mark.parametrize("kv_bits", [16, 8])
 @pytest.mark.parametrize(
-    ("context", "peak"),
-    [(256, "all tokens in one expert"), (2048, "one map"), (32_768, "a map in blocks")],
+    ("context", "window", "map_elements"),
+    [
+        (300, None, budget.MAP_ELEMENTS),
+        (2048, None, budget.MAP_ELEMENTS),
+        (32_768, None, budget.MAP_ELEMENTS),
+        (8192, 4096, 1 << 20),  # a map in blocks of queries and of heads
+    ],
 )
 def test_a_slice_with_random_codes_takes_what_was_promised(
-    tmp_path: Path, context: int, peak: str
+    context: int,
+    window: int | None,
+    map_elements: int,
+    kv_bits: KvBits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = tmp_path / "slice"
-    write_random_checkpoint(folder, SLICE, (4, 3, 2, 1, 1, 2, 3, 4), 128)
-    row = fit.fit(folder, context, CPU)
-    if peak == "all tokens in one expert":
-        # Tokens spread over the experts in truth: promised is the worst case.
-        assert 0 <= row.error < 0.3
-    else:
-        assert abs(row.error) < 0.01
+    monkeypatch.setattr(budget, "MAP_ELEMENTS", map_elements)
+    row = fit.fit(written(tmp_path, window), context, CPU, kv_bits)
+    assert abs(row.error) < 0.01
+
+
+def test_a_promise_holds_if_all_tokens_go_to_one_expert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "MAP_ELEMENTS", 1 << 12)  # the experts' half is the larger one
+    row = fit.fit(written(tmp_path, None), 256, CPU)
+    assert 0 <= row.error < 0.6, "tokens spread over the experts in truth"
+
+
+def written(folder: Path, window: int | None) -> Path:
+    """A slice with random codes."""
+    config = dataclasses.replace(SLICE, sliding_window=window)
+    write_random_checkpoint(folder / "slice", config, (4, 3, 2, 1, 1, 2, 3, 4), 128)
+    return folder / "slice"
