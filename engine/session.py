@@ -129,7 +129,7 @@ class Session:
             nominal_bits=self._checkpoint.nominal_bits,
             bits_per_weight=manifest.sizes.bits_per_weight if manifest else held_bits,
             memory=self.memory(),
-            kernels=kernels.describe(torch.device(self._device.id)),
+            kernels=f"{kernels.describe(torch.device(self._device.id))}; {self.generator.decoding}",
         )
 
     def memory(self) -> Memory:

@@ -1,6 +1,5 @@
 """Which steps a model's replies are drawn with, and in words why."""
 
-import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -29,11 +28,10 @@ def choose_steps(context: Context) -> tuple[Steps, str]:
         return HostSteps(context), "token by token"
     if not can_step(model):
         return HostSteps(context), "token by token: the model is not compressed"
-    if importlib.util.find_spec("triton") is None:
-        slow = "token by token, slowly, since there is no triton: `pip install triton`"
-        return HostSteps(context), slow
-    from engine.decoding.fused import TritonOperations
-
+    try:
+        from engine.decoding.fused import TritonOperations
+    except ImportError as error:
+        return HostSteps(context), f"token by token, for want of triton ({error})"
     return device_steps(context, TritonOperations(model), capture)
 
 
