@@ -20,6 +20,9 @@ OPTIONS: dict[str, Any] = {
 }
 
 TILE = 32
+CHUNK_BYTES = 1 << 19
+"""Codes that are multiplied by all tokens before the next: half of a second-level cache, more or
+less."""
 
 Words = NDArray[np.uint32]
 Halves = NDArray[np.uint16]
@@ -105,19 +108,22 @@ def matmul_tiles(
     out: Floats,
 ) -> None:
     """out[:, rows] of row tiles ``first`` to ``last``: x [T, columns] times a packed matrix."""
-    tokens = len(x)
+    tokens, columns = x.shape
     rows = out.shape[1]
     tiles = (rows + TILE - 1) // TILE
     product = np.empty((TOKEN_BLOCKS[0], TILE), np.float32)
-    for tile in range(first, last):
+    # As many tiles as stay in the cache while all tokens go by.
+    chunk = max(1, CHUNK_BYTES // (columns * TILE * slot[0] // 8))
+    for begin in range(first, last, chunk):
+        end = min(begin + chunk, last)
         token = np.int64(0)  # a plain 0 is a type of its own: everything would compile twice
-        used = min(TILE, rows - tile * TILE)
         for count in TOKEN_BLOCKS:
             while tokens - token >= count:
-                _tile_product(x, sums, token, count, packed, slot, tiles, group, tile, product)
-                for n in range(count):
-                    for row in range(used):
-                        out[token + n, tile * TILE + row] = product[n, row]
+                for tile in range(begin, end):
+                    _tile_product(x, sums, token, count, packed, slot, tiles, group, tile, product)
+                    for n in range(count):
+                        for row in range(min(TILE, rows - tile * TILE)):
+                            out[token + n, tile * TILE + row] = product[n, row]
                 token += count
 
 
