@@ -4,6 +4,7 @@ from collections import abc
 from collections.abc import Iterator
 from contextlib import closing
 
+from engine.budget import KvBits
 from engine.decoding.choice import choose_steps
 from engine.decoding.context import Context
 from engine.decoding.request import Request
@@ -23,9 +24,11 @@ class Generator(Context):
     where it differs. ``steps`` draws the tokens; ``decoding`` says in a few words how.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, context: int) -> None:
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, context: int, kv_bits: KvBits = 16
+    ) -> None:
         """Allocates the cache for ``context`` tokens, and captures a step on a GPU."""
-        super().__init__(model, context)
+        super().__init__(model, context, kv_bits)
         self.tokenizer = tokenizer
         self.stop_ids = frozenset(model.config.eos_ids) | (
             frozenset() if tokenizer.eos_id is None else {tokenizer.eos_id}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from engine.budget import PREFILL_CHUNK
+from engine.budget import PREFILL_CHUNK, KvBits
 from engine.cache import KVCache
 from engine.counters import Counters
 from engine.decoding.request import Request
@@ -21,10 +21,16 @@ class Context:
     the same prompt always gives the same reply.
     """
 
-    def __init__(self, model: Model, capacity: int) -> None:
-        """Allocates the cache for ``capacity`` tokens."""
+    def __init__(self, model: Model, capacity: int, kv_bits: KvBits = 16) -> None:
+        """Allocates the cache for ``capacity`` tokens, at ``kv_bits`` an element."""
         self.model = model
-        self.cache = KVCache(model.config, capacity, device=model.embed.device, dtype=model.dtype)
+        self.cache = KVCache(
+            model.config,
+            capacity,
+            device=model.embed.device,
+            dtype=model.dtype,
+            bits=kv_bits,
+        )
         self.prefill_chunk = PREFILL_CHUNK["cuda" if model.embed.is_cuda else "cpu"]
         self._tokens: list[int] = []
 
