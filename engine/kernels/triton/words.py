@@ -37,14 +37,15 @@ def _add_fields(
 ) -> tuple[tl.tensor, tl.tensor]:
     """Add the codes in the lower 16 bits of ``fields`` [lines, lanes, 32] times their inputs.
 
-    The input of place p is at ``inputs`` [lanes] + p * step. raw [lines, lanes, 32], total [lanes].
+    The input of place p is at ``inputs`` [1, lanes, 1] + p * step. raw [lines, lanes, 32]; total
+    [1, lanes, 1] sums the inputs.
     """
     for place in tl.static_range(16 // width):
         x = tl.load(inputs + place * step).to(tl.float32)
         total += x
         code = (fields & (((1 << width) - 1) << (width * place))).to(tl.float32, bitcast=True)
         lifted = x * (LIFT * 0.5 ** (width * place))
-        raw = tl.fma(code, lifted[None, :, None], raw)
+        raw = tl.fma(code, lifted, raw)
     return raw, total
 
 
@@ -65,55 +66,78 @@ def _add_pairs_and_singles(
         x = tl.load(inputs + place).to(tl.float32)
         total += x
         low = (pairs & (3 << (2 * place))).to(tl.float32, bitcast=True)
-        raw = tl.fma(low, (x * (LIFT * 0.25**place))[None, :, None], raw)
+        raw = tl.fma(low, x * (LIFT * 0.25**place), raw)
         high = (singles & (1 << (first + place))).to(tl.float32, bitcast=True)
-        raw = tl.fma(high, (x * (LIFT * 4 * 0.5 ** (first + place)))[None, :, None], raw)
+        raw = tl.fma(high, x * (LIFT * 4 * 0.5 ** (first + place)), raw)
     return raw, total
+
+
+@triton.jit
+def _unit_words(
+    pairs: tl.tensor, singles: tl.tensor, plane: tl.tensor, column: tl.tensor, bits: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """The words of the 32 inputs from ``column`` [1, lanes, 1] on: up to four, the rest repeated.
+
+    ``pairs`` and ``singles`` [lines, 1, 32] point to the rows' first words in the lowest plane of
+    two bits and in the plane of one bit; ``plane`` words lie between two planes of two bits.
+    """
+    if bits == 1:
+        third = tl.load(singles + column)
+        first, second, fourth = third, third, third
+    else:
+        at = pairs + column * 2
+        first, second = tl.load(at), tl.load(at + 32)
+        third, fourth = first, second
+        if bits == 3:
+            third = tl.load(singles + column)
+        elif bits == 4:
+            third, fourth = tl.load(at + plane), tl.load(at + plane + 32)
+    return first, second, third, fourth
 
 
 @triton.jit
 def _add_unit(
     raw: tl.tensor,
     total: tl.tensor,
-    pairs: tl.tensor,
-    singles: tl.tensor,
-    plane: tl.tensor,
+    first: tl.tensor,
+    second: tl.tensor,
+    third: tl.tensor,
+    fourth: tl.tensor,
     inputs: tl.tensor,
     bits: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Add 32 inputs' codes of 1 to 4 ``bits``.
-
-    ``pairs`` and ``singles`` [lines, lanes, 32] point to the first words in the lowest plane of
-    two bits and in the plane of one bit; ``plane`` words lie between two planes of two bits.
-    """
+    """Add 32 inputs' codes of 1 to 4 ``bits`` in the words that `_unit_words` gave."""
     if bits == 1:
-        word = tl.load(singles)
-        raw, total = _add_fields(raw, total, word, inputs, 1, 1)
-        raw, total = _add_fields(raw, total, word >> 16, inputs + 16, 1, 1)
+        raw, total = _add_fields(raw, total, third, inputs, 1, 1)
+        raw, total = _add_fields(raw, total, third >> 16, inputs + 16, 1, 1)
     elif bits == 2:
-        for half in tl.static_range(2):
-            word = tl.load(pairs + 32 * half)
-            raw, total = _add_fields(raw, total, word, inputs + 16 * half, 2, 1)
-            raw, total = _add_fields(raw, total, word >> 16, inputs + (16 * half + 8), 2, 1)
+        raw, total = _add_fields(raw, total, first, inputs, 2, 1)
+        raw, total = _add_fields(raw, total, first >> 16, inputs + 8, 2, 1)
+        raw, total = _add_fields(raw, total, second, inputs + 16, 2, 1)
+        raw, total = _add_fields(raw, total, second >> 16, inputs + 24, 2, 1)
     elif bits == 3:
-        third = tl.load(singles)
-        for half in tl.static_range(2):
-            word = tl.load(pairs + 32 * half)
-            at = inputs + 16 * half
-            single = third >> (16 * half)
-            raw, total = _add_pairs_and_singles(raw, total, word, single, at, 0)
-            raw, total = _add_pairs_and_singles(raw, total, word >> 16, single, at + 8, 8)
+        upper = third >> 16
+        raw, total = _add_pairs_and_singles(raw, total, first, third, inputs, 0)
+        raw, total = _add_pairs_and_singles(raw, total, first >> 16, third, inputs + 8, 8)
+        raw, total = _add_pairs_and_singles(raw, total, second, upper, inputs + 16, 0)
+        raw, total = _add_pairs_and_singles(raw, total, second >> 16, upper, inputs + 24, 8)
     else:
-        for half in tl.static_range(2):
-            low = tl.load(pairs + 32 * half)
-            high = tl.load(pairs + plane + 32 * half)
-            even = (low & _LOW_PAIRS) | ((high & _LOW_PAIRS) << 2)
-            odd = ((low >> 2) & _LOW_PAIRS) | (high & _HIGH_PAIRS)
-            at = inputs + 16 * half
-            raw, total = _add_fields(raw, total, even, at, 4, 2)
-            raw, total = _add_fields(raw, total, odd, at + 1, 4, 2)
-            raw, total = _add_fields(raw, total, even >> 16, at + 8, 4, 2)
-            raw, total = _add_fields(raw, total, odd >> 16, at + 9, 4, 2)
+        raw, total = _add_nibbles(raw, total, first, third, inputs)
+        raw, total = _add_nibbles(raw, total, second, fourth, inputs + 16)
+    return raw, total
+
+
+@triton.jit
+def _add_nibbles(
+    raw: tl.tensor, total: tl.tensor, low: tl.tensor, high: tl.tensor, inputs: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
+    """Add 16 codes of 4 bits, ``low`` and ``high`` pairs of them in a word each."""
+    even = (low & _LOW_PAIRS) | ((high & _LOW_PAIRS) << 2)
+    odd = ((low >> 2) & _LOW_PAIRS) | (high & _HIGH_PAIRS)
+    raw, total = _add_fields(raw, total, even, inputs, 4, 2)
+    raw, total = _add_fields(raw, total, odd, inputs + 1, 4, 2)
+    raw, total = _add_fields(raw, total, even >> 16, inputs + 8, 4, 2)
+    raw, total = _add_fields(raw, total, odd >> 16, inputs + 9, 4, 2)
     return raw, total
 
 
@@ -142,34 +166,35 @@ def _add_planes(
     ``factor`` multiplies the codes; the zero points are taken off where ``offset``.
     """
     row = tl.arange(0, 32)[None, None, :]
-    lane = tl.arange(0, lanes)
+    lane = tl.arange(0, lanes)[None, :, None]
     pair_base = codes + tile * columns * 2 + row
     single_base = codes + tiles * columns * (bits - 1) + tile * columns + row
+    plane = tiles * columns * 2
+    # Lanes behind the end work on the last stretch again, and drop it: no load needs a mask.
+    column = tl.minimum(first + lane, last - 1) * stretch  # [1, lanes, 1]
+    w0, w1, w2, w3 = _unit_words(pair_base, single_base, plane, column, bits)
     for start in range(first, last, lanes):
-        # Lanes behind the end work on the last stretch again, and drop it: no load needs a mask.
-        column = tl.minimum(start + lane, last - 1) * stretch  # [lanes]
-        raw = tl.zeros((lines, lanes, 32), tl.float32)
-        total = tl.zeros((lanes,), tl.float32)
-        for unit in range(0, stretch, 32):
-            at = column + unit
-            raw, total = _add_unit(
-                raw,
-                total,
-                pair_base + (at * 2)[None, :, None],
-                single_base + at[None, :, None],
-                tiles * columns * 2,
-                inputs + at,
-                bits,
-            )
-        group = (column // group_size)[None, :, None]
-        place = (tile * (columns // group_size) + group) * 32 + row
+        ahead = tl.minimum(start + lanes + lane, last - 1) * stretch
+        place = (tile * (columns // group_size) + column // group_size) * 32 + row
         scale = tl.load(scales + place).to(tl.float32)
-        scale = tl.where((start + lane < last)[None, :, None], scale, 0.0)
+        scale = tl.where(start + lane < last, scale, 0.0)
+        zero = 0.5
+        if bits > 1 and offset:
+            zero = tl.load(zeros + place).to(tl.float32)
+        raw = tl.zeros((lines, lanes, 32), tl.float32)
+        total = tl.zeros((1, lanes, 1), tl.float32)
+        for unit in tl.static_range(0, stretch, 32):
+            # The next words are on their way while these are worked on.
+            following = ahead
+            if unit + 32 < stretch:
+                following = column + (unit + 32)
+            n0, n1, n2, n3 = _unit_words(pair_base, single_base, plane, following, bits)
+            raw, total = _add_unit(raw, total, w0, w1, w2, w3, inputs + column + unit, bits)
+            w0, w1, w2, w3 = n0, n1, n2, n3
+        column = ahead
         value = raw * (LOWER * factor)
-        if bits == 1:
-            value -= (0.5 * total)[None, :, None]
-        elif offset:
-            value -= tl.load(zeros + place).to(tl.float32) * total[None, :, None]
+        if offset:
+            value -= zero * total
         found = tl.fma(scale, value, found)
     return found
 
