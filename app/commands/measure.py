@@ -72,5 +72,7 @@ def run_bench(options: argparse.Namespace) -> None:
         f"prefill  {speed.prefill_tokens_per_second:.1f} tokens/s\n"
         f"weights  {units.size(speed.bytes_per_token)} a token, "
         f"{units.share(speed.bandwidth_fraction)} of the memory's "
-        f"{units.size(speed.memory_bytes_per_second)}/s"
+        f"{units.size(speed.memory_bytes_per_second)}/s\n"
+        f"pruned   {units.share(speed.prune_ratio)} of the expert slots\n"
+        f"memory   {units.size(speed.peak_bytes)} at most"
     )

@@ -280,8 +280,11 @@ def test_bench_and_eval_report_what_they_measured(mc_chat: Command, tiny: Path) 
         "prefill_tokens_per_second",
         "bytes_per_token",
         "bandwidth_fraction",
+        "copy_fraction",
+        "peak_bytes",
     ):
         assert speed[key] > 0
+    assert 0 <= speed["prune_ratio"] <= 0.5
     text = tiny.parent / "text.txt"
     text.write_text("Some words to be surprised by. " * 40)
     found = mc_chat("eval", "tiny", "--text", text, "--window", "32", "--json").json
