@@ -156,6 +156,7 @@ class Model:
         elif counters is not None:
             for layer, routing in enumerate(step.routings()):
                 counters.record(layer, routing)
+        cache.length += 1
         return logits.view(1, 1, -1)
 
     def _residual(

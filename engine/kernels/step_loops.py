@@ -11,6 +11,7 @@ so that results do not depend on who took it.
 the thread has for itself.
 """
 
+import time
 from math import exp, inf, sqrt
 from typing import Any
 
@@ -36,6 +37,8 @@ _PATIENCE = 2000
 """Looks at a counter before the core is offered to others: some tens of microseconds."""
 
 _FLOAT, _HALF, _INT = 4, 2, 8  # bytes
+
+_MONOTONIC = getattr(time, "CLOCK_MONOTONIC", 0)  # Windows has none, and no stamps
 
 _tables_1, _tables_2 = products.table_maker(1), products.table_maker(2)
 _product_1, _product_2, _product_3, _product_4, _product_8 = (
@@ -78,8 +81,6 @@ def _wait(model: Table, phase: int, total: int) -> None:
             memory.call_at(model[at.YIELD])
         else:
             memory.pause()
-    if model[at.STAMPS] != 0:
-        memory.call_clock(model[at.CLOCK], 1, model[at.STAMPS] + phase * 2 * _INT)
 
 
 @njit(**_OPTIONS)
@@ -648,6 +649,13 @@ def _head(model: Table, call: Table, phase: int, mine: int) -> None:
     _wait(model, phase, total)
 
 
+@njit(**_OPTIONS)
+def _stamp(model: Table, phase: int, thread: int) -> None:
+    """Note the time at the end of a phase, if that was asked for."""
+    if thread == 0 and model[at.STAMPS] != 0:
+        memory.put_int(model[at.STAMPS], phase, memory.time_now(model[at.CLOCK], _MONOTONIC))
+
+
 @njit(
     void(int64[::1], int64[:, ::1], int64[::1], int64),
     nogil=True,
@@ -658,14 +666,22 @@ def run(model: Table, layers: Table, call: Table, thread: int) -> None:
     """The logits of a token, and its keys and values into the cache: this thread's share of it."""
     mine = model[at.PRIVATE] + thread * model[at.PRIVATE_BYTES]
     _embed(model, call, 0)
+    _stamp(model, 0, thread)
     phase = 1
     for index in range(model[at.LAYERS]):
         layer = layers[index]
         _project(model, layer, index, phase, mine)
+        _stamp(model, phase, thread)
         _attend(model, layer, call, phase + 1, mine)
+        _stamp(model, phase + 1, thread)
         _output(model, layer, call, phase + 2, mine)
+        _stamp(model, phase + 2, thread)
         _route(model, layer, call, index, phase + 3, mine)
+        _stamp(model, phase + 3, thread)
         _gate_up(model, layer, index, phase + 4, mine)
+        _stamp(model, phase + 4, thread)
         _down(model, layer, index, phase + 5, mine)
+        _stamp(model, phase + 5, thread)
         phase += at.PHASES
     _head(model, call, phase, mine)
+    _stamp(model, phase, thread)

@@ -122,8 +122,11 @@ def call_at(builder: Any, address: Any) -> None:
     builder.call(pointer(builder, address, ir.FunctionType(I32, [])), [])
 
 
-@emitted(types.void, types.int64, types.int32, types.int64)
-def call_clock(builder: Any, address: Any, clock: Any, out: Any) -> None:
-    """Call int(int, void *) at an address; its result is dropped."""
-    kind = ir.FunctionType(I32, [I32, I8.as_pointer()])
-    builder.call(pointer(builder, address, kind), [clock, pointer(builder, out, I8)])
+@emitted(types.int64, types.int64, types.int64)
+def time_now(builder: Any, address: Any, clock: Any) -> Any:
+    """The time in nanoseconds by the function clock_gettime, which lies at an address."""
+    seconds = cgutils.alloca_once(builder, I64, size=I64(2))
+    kind = ir.FunctionType(I32, [I32, I64.as_pointer()])
+    builder.call(pointer(builder, address, kind), [builder.trunc(clock, I32), seconds])
+    whole, rest = (builder.load(builder.gep(seconds, [I64(place)])) for place in range(2))
+    return builder.add(builder.mul(whole, I64(10**9)), rest)

@@ -52,8 +52,8 @@ keys [R, KEY_BLOCK], and queries [R, D]."""
 
 _SYSTEM = range(_OWN.stop, _OWN.stop + 4)
 YIELD, CLOCK, STAMPS, MODEL_FIELDS = _SYSTEM
-"""Functions of the system and where the time at the end of each phase goes, int64 [phases, 2] in
-seconds and nanoseconds; 0 for none."""
+"""Functions of the system, and where the time at the end of each phase goes, int64 [phases] in
+nanoseconds; 0 for none."""
 
 TOKEN, POSITION, COSINES, SINES, LOGITS, CALL_FIELDS = range(6)
 """Of a call: rotation of the position, float32 [D] each, and float32 [V] to write."""
