@@ -97,9 +97,10 @@ class History:
             raise HistoryError(f"there is no chat {chat}; `mc-chat chats` lists them")
         return ChatRecord(*rows[0])
 
-    def chats(self, limit: int = 200) -> list[ChatRecord]:
-        """The chats, the last used first."""
-        return self._listed("WHERE deleted IS NULL ORDER BY updated DESC, id DESC LIMIT ?", limit)
+    def chats(self, limit: int | None = 200) -> list[ChatRecord]:
+        """The chats, the last used first; None: all."""
+        last_used = "WHERE deleted IS NULL ORDER BY updated DESC, id DESC LIMIT ?"
+        return self._listed(last_used, _count(limit))
 
     def deleted_chats(self) -> list[ChatRecord]:
         """The chats that can be brought back, the last deleted first."""
@@ -110,14 +111,14 @@ class History:
         last = "WHERE model = ? AND deleted IS NULL ORDER BY updated DESC, id DESC LIMIT 1"
         return next(iter(self._listed(last, model)), None)
 
-    def search(self, text: str, limit: int = 50) -> list[Found]:
+    def search(self, text: str, limit: int | None = 50) -> list[Found]:
         """The chats that have all words of ``text`` in their title or in one message, best first.
 
         Words are found by how they begin, in either case, with or without accents.
         """
         query = Query(text)
         found = []
-        for hit in self._search.find(query, limit):
+        for hit in self._search.find(query, _count(limit)):
             piece, marks = snippet(hit.text, query)
             found.append(Found(self.chat(hit.chat), hit.message, piece, marks))
         return found
@@ -206,7 +207,7 @@ class History:
                 WHERE place + 1 < ?
             )
             {_MESSAGE} JOIN line ON message.id = line.at ORDER BY depth""",
-            (last, *[_EVERY if limit is None else limit] * 2),
+            (last, _count(limit), _count(limit)),
         )
         return [_message(row) for row in rows]
 
@@ -258,7 +259,7 @@ class History:
             preset=record.preset,
             created=record.created,
             updated=record.updated,
-            leaf=None if record.leaf is None else places.get(record.leaf),
+            leaf=None if record.leaf is None else places[record.leaf],
             messages=tuple(_whole(message, places) for message in messages),
         )
 
@@ -320,7 +321,9 @@ class History:
             self._database.write("DELETE FROM chats WHERE deleted < ?", (old,))
 
 
-_EVERY = 2**62
+def _count(limit: int | None) -> int:
+    """For SQL: None is more than there can be."""
+    return 2**62 if limit is None else limit
 
 
 def clean_title(title: str) -> str:

@@ -16,7 +16,6 @@ from tests.ui import install_model
 
 PROGRAM = """
 import asyncio, sys, time
-from textual.widgets import Markdown
 from app.widgets.prompt import Prompt
 from tests.ui import make_app, wait_for_state
 
