@@ -6,6 +6,8 @@ them, D head dimension, H hidden size.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch import Tensor
 from engine.cache import LayerCache, Stored
 from engine.config import ModelConfig
 from engine.linear import Linear
-from engine.mixing import Prompt, mix_one, mix_one_with_own
+from engine.mixing import Mixture, Prompt, mix_one, mix_one_with_own
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Attention:
         if x.shape[1] == 1:
             mixed = mix_one(queries, self._visible(keys), self._visible(values))
         else:
-            mixed = Prompt(queries, keys, values, rope.start, self.window).mix()
+            mixed = _mix(Prompt(queries, keys, values, rope.start, self.window))
         return self._output(mixed)
 
     def forward_with_statistics(
@@ -103,7 +105,7 @@ class Attention:
         if x.shape[1] == 1:
             mixed, own = mix_one_with_own(queries, self._visible(keys), self._visible(values))
             return self._output(mixed), AttentionStatistics(own, own, rope.start > 0)
-        mixture = Prompt(queries, keys, values, rope.start, self.window).mix_with_sums()
+        mixture = _mix_with_sums(Prompt(queries, keys, values, rope.start, self.window))
         statistics = AttentionStatistics(mixture.received, mixture.own, decoding=False)
         return self._output(mixture.values), statistics
 
@@ -136,3 +138,39 @@ class Attention:
         """Of keys or values, those in the window of the last one."""
         reach = 0 if self.window is None else max(0, stored.tokens - self.window)
         return stored.part(slice(reach, stored.tokens))
+
+
+def _mix(prompt: Prompt) -> Tensor:
+    """Mixed values [B, KV, R, T, D], by the device's own kernels where it has some."""
+    kernels = _kernels(prompt.queries.device.type)
+    if kernels is None:
+        return prompt.mix()
+    queries, place = prompt.queries.flatten(1, 2), (prompt.start, prompt.window)
+    mixed: Tensor = kernels.flash_prefill(queries, prompt.keys, prompt.values, *place)[0]
+    return mixed.view(prompt.queries.shape)
+
+
+def _mix_with_sums(prompt: Prompt) -> Mixture:
+    """Like `_mix`, and what each new token received."""
+    kernels = _kernels(prompt.queries.device.type)
+    if kernels is None:
+        return prompt.mix_with_sums()
+    queries, place = prompt.queries.flatten(1, 2), (prompt.start, prompt.window)
+    mixed, lse = kernels.flash_prefill(queries, prompt.keys, prompt.values, *place)
+    received, own = kernels.received(queries, prompt.keys, lse, *place)
+    return Mixture(mixed.view(prompt.queries.shape), received, own)
+
+
+@cache
+def _kernels(device_type: str) -> Any:
+    """The module of the kernels that a kind of device has for prompts; None for plain torch.
+
+    `engine.kernels.describe` says which, and why.
+    """
+    if device_type != "cuda":
+        return None
+    try:  # imported when needed, as `engine.kernels` does
+        from engine.kernels.triton import attention
+    except ImportError:
+        return None
+    return attention

@@ -20,6 +20,7 @@ SPLITS = 32
 card, and at 512 tokens still 16 keys or more in each that has any."""
 
 _KEY_BLOCK = 32
+_QUERY_ROWS = 128
 _PROMPT_BLOCK = 64
 _SMALLEST = 16
 """The least that a side of a tensor-core product can be."""
@@ -28,6 +29,18 @@ _LOG2E: tl.constexpr = tl.constexpr(math.log2(math.e))
 _LN2: tl.constexpr = tl.constexpr(math.log(2))
 _EVERYTHING = 1 << 30
 """A window that reaches back over any context."""
+
+
+_INTERPRETED: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
+"""The interpreter multiplies the bits of bfloat16 numbers as integers; it gets float32."""
+
+
+@triton.jit
+def _dot(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Product [M, N] float32 of a [M, K] and b [K, N]."""
+    if _INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
@@ -119,7 +132,7 @@ def _decode_part(
             keys + base * dim, key_scales + base, token, seen, column, inside, dim,
             rounded, q.dtype.element_ty,
         )  # fmt: skip
-        scores = tl.dot(queries, tl.trans(key), input_precision="ieee") * scale  # [rows, block]
+        scores = _dot(queries, tl.trans(key)) * scale  # [rows, block]
         scores = tl.where(seen[None, :], scores, -float("inf"))
         itself += tl.sum(tl.where(token[None, :] == last, scores, 0.0), axis=1)
         higher = tl.maximum(peak, tl.max(scores, axis=1))
@@ -130,7 +143,7 @@ def _decode_part(
             values + base * dim, value_scales + base, token, seen, column, inside, dim,
             rounded, q.dtype.element_ty,
         )  # fmt: skip
-        product = tl.dot(part.to(value.dtype), value, input_precision="ieee")
+        product = _dot(part.to(value.dtype), value)
         sum_of_values = sum_of_values * fade[:, None] + product
         peak = higher
     place = head * splits + split
@@ -259,6 +272,7 @@ def _flash(
     key_strides: tl.tensor,
     value_strides: tl.tensor,
     scale_strides: tl.tensor,
+    out_strides: tl.tensor,
     tokens: tl.tensor,
     start: tl.tensor,
     window: tl.tensor,
@@ -267,13 +281,14 @@ def _flash(
     repeat: tl.constexpr,
     dim: tl.constexpr,
     columns: tl.constexpr,
+    rows: tl.constexpr,
     block: tl.constexpr,
     rounded: tl.constexpr,
 ) -> None:
     batch = (tl.program_id(1) // heads).to(tl.int64)
     head = (tl.program_id(1) % heads).to(tl.int64)
     kv_head = head // repeat
-    query = tl.program_id(0) * block + tl.arange(0, block)
+    query = tl.program_id(0) * rows + tl.arange(0, rows)
     column = tl.arange(0, columns)
     inside, real = column < dim, query < tokens
     position = start + query
@@ -288,12 +303,12 @@ def _flash(
     key_scales += batch * scale_strides[0] + kv_head * scale_strides[1]
     value_scales += batch * scale_strides[0] + kv_head * scale_strides[1]
 
-    earliest = start + tl.program_id(0) * block
+    earliest = start + tl.program_id(0) * rows
     begin = tl.maximum(earliest + 1 - window, 0) // block * block
-    end = tl.minimum(earliest + block, start + tokens)
-    peak = tl.full((block,), -1e30, tl.float32)  # finite: a block may hold no key of a row
-    total = tl.zeros((block,), tl.float32)
-    mixed = tl.zeros((block, columns), tl.float32)
+    end = tl.minimum(earliest + rows, start + tokens)
+    peak = tl.full((rows,), -1e30, tl.float32)  # finite: a block may hold no key of a row
+    total = tl.zeros((rows,), tl.float32)
+    mixed = tl.zeros((rows, columns), tl.float32)
     for at in range(begin, end, block):
         token = at + tl.arange(0, block)
         seen = token < end
@@ -301,7 +316,7 @@ def _flash(
             keys, key_scales, token, seen, column, inside, key_strides[2],
             rounded, q.dtype.element_ty,
         )  # fmt: skip
-        scores = tl.dot(queries, tl.trans(key), input_precision="ieee") * scale
+        scores = _dot(queries, tl.trans(key)) * scale
         visible = (token[None, :] <= position[:, None]) & (
             token[None, :] > position[:, None] - window
         )
@@ -314,13 +329,15 @@ def _flash(
             values, value_scales, token, seen, column, inside, value_strides[2],
             rounded, q.dtype.element_ty,
         )  # fmt: skip
-        product = tl.dot(part.to(value.dtype), value, input_precision="ieee")
+        product = _dot(part.to(value.dtype), value)
         mixed = mixed * fade[:, None] + product
         peak = higher
     place = (batch * heads + head) * tokens + query
+    total = tl.where(real, total, 1.0)  # behind the last query nothing was summed
     tl.store(lse + place, (peak + tl.log2(total)) * _LN2, mask=real)
+    into = batch * out_strides[0] + head * out_strides[1] + query.to(tl.int64) * out_strides[2]
     tl.store(
-        out + place[:, None] * dim + column[None, :],
+        out + into[:, None] + column[None, :],
         mixed / total[:, None],
         mask=real[:, None] & inside[None, :],
     )
@@ -333,14 +350,15 @@ def flash_prefill(
 
     q [B, N, T, D] in float16, bfloat16 or float32; keys and values of all start + T tokens, [B,
     KV, start + T, D] of q's type or 8 bits; the last dimension contiguous, the others as they lie.
-    Returns the mixed values [B, N, T, D] in the type of q, and the log of the sum of every row's
-    exponentials [B, N, T] float32.
+    Returns the mixed values [B, N, T, D] in the type of q, those of one token side by side, and the
+    log of the sum of every row's exponentials [B, N, T] float32.
     """
     batch, heads, tokens, dim = q.shape
-    out = torch.empty(q.shape, device=q.device, dtype=q.dtype)
+    by_token = torch.empty(batch, tokens, heads, dim, device=q.device, dtype=q.dtype)
+    out = by_token.transpose(1, 2)
     lse = torch.empty(batch, heads, tokens, device=q.device)
     rounded = keys.scales is not None
-    _flash[(triton.cdiv(tokens, _PROMPT_BLOCK), batch * heads)](
+    _flash[(triton.cdiv(tokens, _QUERY_ROWS), batch * heads)](
         q,
         keys.data,
         values.data,
@@ -352,6 +370,7 @@ def flash_prefill(
         keys.data.stride()[:3],
         values.data.stride()[:3],
         keys.scales.stride()[:2] if keys.scales is not None else (0, 0),
+        out.stride()[:3],
         tokens,
         start,
         window or _EVERYTHING,
@@ -360,9 +379,10 @@ def flash_prefill(
         repeat=heads // keys.data.shape[1],
         dim=dim,
         columns=max(_SMALLEST, triton.next_power_of_2(dim)),
+        rows=_QUERY_ROWS,
         block=_PROMPT_BLOCK,
         rounded=rounded,
-        num_warps=4,
+        num_warps=8,
         num_stages=2,
     )
     return out, lse
@@ -417,7 +437,7 @@ def _received(
             other=0.0,
         )
         row = tl.load(lse + query, mask=asks, other=0.0) * _LOG2E
-        scores = tl.dot(queries, tl.trans(key), input_precision="ieee") * scale - row[:, None]
+        scores = _dot(queries, tl.trans(key)) * scale - row[:, None]
         visible = (token[None, :] <= query[:, None]) & (token[None, :] > query[:, None] - window)
         part = tl.where(visible & asks[:, None], tl.exp2(scores), 0.0)  # [queries, keys]
         sums += tl.sum(part, axis=0)
