@@ -75,6 +75,8 @@ def load_model(
     Raises CheckpointError or SourceError with one line on what is wrong.
     """
     device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where Triton launches
     if is_compressed(folder):
         return _load_compressed(folder, device, listener or _silent)
     return load_original(folder, device)

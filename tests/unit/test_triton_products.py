@@ -1,6 +1,6 @@
 """Triton's products in its interpreter, against float64."""
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ pytest.importorskip("triton", reason="no build of triton for this platform")
 from engine.errors import UsageError
 from engine.experts import PackedExperts
 from engine.kernels.triton import decode, prefill
+from engine.kernels.triton.plans import Plan, Work
 from engine.kernels.triton.products import FEW_TOKENS, TritonKernels
+from engine.kernels.triton.tuning import Launch
 from engine.layout import MATRICES, Matrix, matrix_shape
 from tests.unit.test_kernels import exact, plain_experts
 from tests.unit.test_packing import random_packed
@@ -54,12 +56,14 @@ def test_one_token_in_16_bits(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("heights", [(40, 70), (70, 32, 33)])
-def test_several_matrices_in_one_launch(heights: tuple[int, ...]) -> None:
+def test_several_matrices_in_one_launch(
+    heights: tuple[int, ...], choose: Callable[[Plan], None]
+) -> None:
     """Split, too, so that each has partial sums of its own."""
-    made = [random_packed(rows, 1024, 4, 64, seed=rows) for rows in heights]
-    x = torch.randn(2, 1024)
+    choose(split_in(2))
+    made = [random_packed(rows, 128, 4, 64, seed=rows) for rows in heights]
+    x = torch.randn(2, 128)
     outs = [torch.empty(2, rows) for rows in heights]
-    assert decode.plan_for("matvec", sum(heights), 1024, 4, 64).splits > 1
     decode.packed_matvecs(x, [matrix for matrix, *_ in made], outs)
     for found, (matrix, *parts) in zip(outs, made, strict=True):
         assert_near(found, x.double() @ exact(matrix, *parts).T)
@@ -185,26 +189,52 @@ def test_products_with_16_bit_weights(
     assert (error <= 1e-6 * (x.double().abs() @ weight.double().abs().T)).all()
 
 
-def test_the_counters_of_split_rows_are_left_at_zero() -> None:
+def split_in(parts: int) -> Plan:
+    return Plan(lines=1, warps=1, splits=parts, stretch=32)
+
+
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan], None]:
+    """Makes every product take the plan that is given."""
+
+    class Book:
+        def __init__(self, plan: Plan) -> None:
+            self._plan = plan
+
+        def plan(self, work: Work, launch: Launch) -> Plan:
+            return self._plan
+
+    return lambda plan: monkeypatch.setattr(decode, "plan_book", lambda device: Book(plan))
+
+
+def test_the_counters_of_split_rows_are_left_at_zero(choose: Callable[[Plan], None]) -> None:
     """The last program of a row tile resets its counter: the next launch finds it so."""
-    matrix, *_ = random_packed(32, 1024, 2, 64)
-    plan = decode.plan_for("matvec", 32, 1024, 2, 64)
-    assert plan.splits > 1
-    x = torch.randn(1, 1024)
+    choose(split_in(4))
+    matrix, *_ = random_packed(32, 512, 2, 64)
+    x = torch.randn(1, 512)
     first = KERNELS.matmul(x, matrix)
     assert torch.equal(KERNELS.matmul(x, matrix), first)
     assert not decode.scratch(x.device).arrived.any()
 
 
-def test_every_plan_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "plan", [Plan(1, 1, 3, 128), Plan(4, 2, 2, 64), Plan(2, 2, 1, 64), Plan(2, 1, 16, 32)]
+)
+def test_every_plan_computes_the_same(plan: Plan, choose: Callable[[Plan], None]) -> None:
+    """Splits that do not divide the inputs, more of them than there are, blocks of tiles beyond."""
+    choose(plan)
     matrix, *parts = random_packed(40, 384, 3, 128)
     x = torch.randn(1, 384)
-    expected = x.double() @ exact(matrix, *parts).T
-    base = decode.plan_for("matvec", 40, 384, 3, 128)
-    for lines, warps, splits, stretch in ((1, 1, 3, 128), (4, 2, 2, 64)):
-        plan = replace(base, lines=lines, warps=warps, splits=splits, stretch=stretch)
-        monkeypatch.setattr(decode, "plan_for", lambda *shape, plan=plan: plan)
-        assert_near(KERNELS.matmul(x, matrix), expected)
+    assert_near(KERNELS.matmul(x, matrix), x.double() @ exact(matrix, *parts).T)
+
+
+def test_the_split_down_product(choose: Callable[[Plan], None]) -> None:
+    choose(Plan(lines=2, warps=1, splits=2, stretch=32))
+    experts, weights = random_experts((3, 1))
+    x = torch.randn(2, HIDDEN)
+    ids, scale = torch.tensor([[1, 0], [-1, -1]]), torch.rand(2, 2)
+    found = KERNELS.experts(x, ids, scale, experts.arena)
+    assert_near(found, plain_experts(x, ids, scale, weights))
 
 
 def test_more_tokens_than_the_buffers_hold_are_refused() -> None:

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from engine.errors import UsageError
 from engine.kernels import Arena
-from engine.kernels.triton.plans import plan_for
+from engine.kernels.triton.plans import Plan, Work
+from engine.kernels.triton.tuning import plan_book
 from engine.kernels.triton.words import row_products
+from engine.layout import TILE_ROWS
 from engine.packing import PackedMatrix
 
 _PARTIAL_SUMS = 1 << 20
@@ -382,33 +384,37 @@ def packed_matvecs(x: Tensor, matrices: Sequence[PackedMatrix], outs: Sequence[T
     if len(kinds) > 1 or len(matrices) > 3:
         raise ValueError("one launch takes up to three matrices of one width and group size")
     rows = sum(one.shape.rows for one in matrices)
-    plan = plan_for("matvec", rows, shape.columns, shape.bits, shape.group_size)
-    blocks = sum(triton.cdiv(one.shape.tiles, plan.lines) for one in matrices)
     buffers = scratch(x.device)
-    _check_room(len(x) * plan.splits * rows, len(x) * blocks, 0)
     given = [
         (one.codes, one.scales, one.zeros, out, one.shape.rows)
         for one, out in zip(matrices, outs, strict=True)
     ]
     first, second, third = (*given, *[given[0]] * (3 - len(given)))  # what is not there is not read
-    _matvec[(blocks, plan.splits, len(x))](
-        x,
-        *first,
-        *second,
-        *third,
-        buffers.partial,
-        buffers.arrived,
-        shape.columns,
-        bits=shape.bits,
-        group_size=shape.group_size,
-        stretch=plan.stretch,
-        lines=plan.lines,
-        lanes=plan.lanes,
-        splits=plan.splits,
-        matrices=len(matrices),
-        num_warps=plan.warps,
-        enable_fp_fusion=True,
-    )
+
+    def launch(plan: Plan) -> None:
+        blocks = sum(triton.cdiv(one.shape.tiles, plan.lines) for one in matrices)
+        _check_room(len(x) * plan.splits * rows, len(x) * blocks, 0)
+        _matvec[(blocks, plan.splits, len(x))](
+            x,
+            *first,
+            *second,
+            *third,
+            buffers.partial,
+            buffers.arrived,
+            shape.columns,
+            bits=shape.bits,
+            group_size=shape.group_size,
+            stretch=plan.stretch,
+            lines=plan.lines,
+            lanes=plan.lanes,
+            splits=plan.splits,
+            matrices=len(matrices),
+            num_warps=plan.warps,
+            enable_fp_fusion=True,
+        )
+
+    work = Work("matvec", rows, shape.columns, shape.bits, shape.group_size)
+    launch(plan_book(x.device).plan(work, launch))
 
 
 def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor) -> None:
@@ -422,52 +428,61 @@ def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: T
     widest = arena.layout.widest
     tokens, rank = ids.shape
     buffers = scratch(x.device)
-    gate_up = plan_for("gate_up", inner, hidden_size, widest, group_size)
-    down = plan_for("down", hidden_size, inner, widest, group_size)
-    blocks = triton.cdiv(hidden_size, 32 * down.lines)
-    _check_room(tokens * down.splits * hidden_size, tokens * blocks, tokens * rank * inner)
-    _gate_up[(triton.cdiv(inner, 16 * gate_up.lines), tokens * rank)](
-        x,
-        ids,
-        arena.table,
-        arena.codes,
-        arena.scales,
-        arena.zeros,
-        buffers.hidden,
-        inner,
-        hidden_size,
-        rank,
-        widest=widest,
-        group_size=group_size,
-        stretch=gate_up.stretch,
-        lines=gate_up.lines,
-        lanes=gate_up.lanes,
-        num_warps=gate_up.warps,
-        enable_fp_fusion=True,
+    _check_room(0, 0, tokens * rank * inner)
+
+    def launch_gate_up(plan: Plan) -> None:
+        _gate_up[(triton.cdiv(inner, TILE_ROWS * plan.lines // 2), tokens * rank)](
+            x,
+            ids,
+            arena.table,
+            arena.codes,
+            arena.scales,
+            arena.zeros,
+            buffers.hidden,
+            inner,
+            hidden_size,
+            rank,
+            widest=widest,
+            group_size=group_size,
+            stretch=plan.stretch,
+            lines=plan.lines,
+            lanes=plan.lanes,
+            num_warps=plan.warps,
+            enable_fp_fusion=True,
+        )
+
+    def launch_down(plan: Plan) -> None:
+        blocks = triton.cdiv(hidden_size, TILE_ROWS * plan.lines)
+        _check_room(tokens * plan.splits * hidden_size, tokens * blocks, 0)
+        _down[(blocks, plan.splits, tokens)](
+            buffers.hidden,
+            ids,
+            weights,
+            arena.table,
+            arena.codes,
+            arena.scales,
+            arena.zeros,
+            out,
+            buffers.partial,
+            buffers.arrived,
+            hidden_size,
+            inner,
+            rank,
+            widest=widest,
+            group_size=group_size,
+            stretch=plan.stretch,
+            lines=plan.lines,
+            lanes=plan.lanes,
+            splits=plan.splits,
+            num_warps=plan.warps,
+            enable_fp_fusion=True,
+        )
+
+    book = plan_book(x.device)
+    launch_gate_up(
+        book.plan(Work("gate_up", inner, hidden_size, widest, group_size), launch_gate_up)
     )
-    _down[(blocks, down.splits, tokens)](
-        buffers.hidden,
-        ids,
-        weights,
-        arena.table,
-        arena.codes,
-        arena.scales,
-        arena.zeros,
-        out,
-        buffers.partial,
-        buffers.arrived,
-        hidden_size,
-        inner,
-        rank,
-        widest=widest,
-        group_size=group_size,
-        stretch=down.stretch,
-        lines=down.lines,
-        lanes=down.lanes,
-        splits=down.splits,
-        num_warps=down.warps,
-        enable_fp_fusion=True,
-    )
+    launch_down(book.plan(Work("down", hidden_size, inner, widest, group_size), launch_down))
 
 
 def half_matvec(x: Tensor, weight: Tensor, out: Tensor) -> None:

@@ -1,15 +1,34 @@
-"""How the work of a product is spread over programs: by rule."""
+"""How the work of a product is spread over programs: what there is to choose from.
+
+The choice changes in which order sums are made, and so their rounding, nothing else.
+"""
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 from engine.layout import TILE_ROWS
 
 Product = Literal["matvec", "gate_up", "down"]
 
-_BLOCKS = 1024
-"""Programs that keep a large GPU busy."""
+_BUSY = 1024
+"""Programs that keep a large GPU busy; candidates have about as many or twice that."""
+
+_LINES_WARPS_STRETCH: dict[Product, tuple[tuple[int, int, int], ...]] = {
+    "matvec": ((1, 4, 32), (2, 4, 32), (1, 2, 64), (2, 4, 64)),
+    "gate_up": ((2, 4, 32), (2, 4, 64), (4, 4, 32), (2, 2, 64)),
+    "down": ((1, 4, 32), (2, 4, 32), (2, 4, 64)),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One product with one token; ``bits`` of the widest matrix that may come."""
+
+    product: Product
+    rows: int
+    columns: int
+    bits: int
+    group_size: int
 
 
 @dataclass(frozen=True)
@@ -28,19 +47,23 @@ class Plan:
         return 4 * self.warps
 
 
-@cache
-def plan_for(product: Product, rows: int, columns: int, bits: int, group_size: int) -> Plan:
-    """The plan of a product."""
-    lines = 2 if product == "gate_up" else 1
-    stretch = 32
-    stretches = columns // stretch
-    warps = 4
-    while warps > 1 and 4 * warps > stretches:
-        warps //= 2
-    if product == "gate_up":
-        return Plan(lines, warps, 1, stretch)
-    blocks = -(-rows // (TILE_ROWS * lines))
-    splits = 1
-    while 2 * splits * blocks <= _BLOCKS and 2 * splits * 4 * warps <= stretches:
-        splits *= 2
-    return Plan(lines, warps, splits, stretch)
+def plans(work: Work) -> tuple[Plan, ...]:
+    """What may be chosen for ``work``; the first is good everywhere."""
+    found = []
+    for lines, warps, stretch in _LINES_WARPS_STRETCH[work.product]:
+        if stretch <= work.group_size:
+            stretches = work.columns // stretch
+            while warps > 1 and 4 * warps > stretches:
+                warps //= 2
+            # Gate and up are wide enough, and what comes behind them needs whole sums.
+            busy = () if work.product == "gate_up" else (_BUSY, 2 * _BUSY)
+            blocks = -(-work.rows // (TILE_ROWS * lines))
+            most = max(1, stretches // (4 * warps))
+            splits = {1} if not busy else {_power_of_two(min(most, top // blocks)) for top in busy}
+            found += [Plan(lines, warps, count, stretch) for count in sorted(splits)]
+    return tuple(dict.fromkeys(found))
+
+
+def _power_of_two(most: int) -> int:
+    """The largest power of two up to ``most``, and at least 1."""
+    return 1 << max(0, most.bit_length() - 1)
