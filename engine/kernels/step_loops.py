@@ -105,22 +105,22 @@ def _add_tiles(
     Their tables and sums are in ``mine``.
     """
     sums, pairs, quads = mine + model[at.SUMS], mine + model[at.PAIRS], mine + model[at.QUADS]
-    plane, groups = tiles * columns, count // group
+    groups = count // group
     for tile in range(first, last):
-        word = tile * columns + start
-        place = (word // group) * TILE_ROWS * _HALF
-        scale, zero = scales + place, zeros + place
+        place = (tile * columns + start) // group * TILE_ROWS * _HALF
         rows = out + (tile - first) * TILE_ROWS * _FLOAT
+        where = codes, tiles, columns, tile, start, groups, group, pairs, quads
+        scaling = scales + place, zeros + place, sums, rows
         if bits == 1:
-            _product_1(codes, plane, word, groups, group, pairs, quads, scale, zero, sums, rows)
+            _product_1(*where, *scaling)
         elif bits == 2:
-            _product_2(codes, plane, word, groups, group, pairs, quads, scale, zero, sums, rows)
+            _product_2(*where, *scaling)
         elif bits == 3:
-            _product_3(codes, plane, word, groups, group, pairs, quads, scale, zero, sums, rows)
+            _product_3(*where, *scaling)
         elif bits == 4:
-            _product_4(codes, plane, word, groups, group, pairs, quads, scale, zero, sums, rows)
+            _product_4(*where, *scaling)
         else:
-            _product_8(codes, plane, word, groups, group, pairs, quads, scale, zero, sums, rows)
+            _product_8(*where, *scaling)
 
 
 @njit(**_OPTIONS)

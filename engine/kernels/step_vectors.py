@@ -123,6 +123,15 @@ def accumulator(builder: Any) -> Any:
     return cgutils.alloca_once_value(builder, lanes(0.0))
 
 
+def fetch(builder: Any, address: Any) -> None:
+    """Ask for a cache line that will soon be read; any address will do."""
+    octet = ir.IntType(8)
+    kind = ir.FunctionType(ir.VoidType(), [octet.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    # To be read, kept in the nearest cache, data.
+    builder.call(function, [pointer(builder, address, octet), I32(0), I32(3), I32(1)])
+
+
 def blocks(builder: Any, count: Any, size: int) -> Any:
     """A loop over 0, 1, ... count / size - 1; its index times ``size`` is where a block begins."""
     return cgutils.for_range(builder, builder.udiv(count, integer(size)))
@@ -350,12 +359,3 @@ def exponentials(builder: Any, x: Any, less: Any, count: Any) -> Any:
         store(builder, value, x, at)
         builder.store(builder.fadd(builder.load(sums), value), sums)
     return over_lanes(builder, builder.fadd, builder.load(sums))
-
-
-@emitted(types.void, types.int64, types.int64)
-def fetch(builder: Any, address: Any, offset: Any) -> None:
-    """Ask for the cache line ``offset`` bytes behind an address; any address will do."""
-    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    place = pointer(builder, builder.add(address, offset), ir.IntType(8))
-    builder.call(function, [place, I32(0), I32(2), I32(1)])

@@ -326,7 +326,7 @@ def test_products_of_every_machine(bits: int, permuting: bool, group: int) -> No
         groups = columns // group
         place = 64 * tile * groups
         add(
-            codes, 2 * columns, tile * columns, groups, group, pairs, quads,
+            codes, 2, columns, tile, 0, groups, group, pairs, quads,
             scales + place, zeros + place, sums, out,
         )  # fmt: skip
 
