@@ -4,7 +4,9 @@
 
 Each round times every kernel once, so that a busy moment of the machine hits all of them; figures
 are medians over rounds, and a ratio is the median of the rounds' own ratios. GB/s are packed bytes
-read per second. `--quick`: the demo's shapes and one of Mixtral 8x7B's, fewer rounds.
+read per second, Gw/s billions of weights multiplied with one token's inputs. Goals for one token
+and Mixtral's shapes: 2.0, 1.6 and 1.2 times the dense speed at 1, 2 and 3 bits. `--quick`: the
+demo's shapes and one of Mixtral 8x7B's, fewer rounds.
 """
 
 import argparse
@@ -30,6 +32,7 @@ MATRICES = ((14_336, 4096), (4096, 14_336), (4096, 4096), (256, 256))
 """Outputs and inputs: Mixtral 8x7B's gate and up, down, q and o; the demo's."""
 EXPERTS = ((4096, 3584, (2, 3)), (256, 256, (2, 3)))
 """Hidden size, expert width and widths in bits of the two experts of a token."""
+TOKENS = (1, 4, 64)
 
 Call = Callable[[], Tensor]
 
@@ -43,13 +46,14 @@ class Case:
     bits: str
     tokens: int
     packed_bytes: int
+    weights: int
     packed: Call
     dense: Call
 
 
 @dataclass(frozen=True)
 class Row:
-    """``ratio``: time of the dense product / time of the packed one."""
+    """``ratio``: time of the dense product / time of the packed one; weights: of all tokens."""
 
     kernel: str
     shape: str
@@ -57,6 +61,7 @@ class Row:
     tokens: int
     microseconds: float
     gigabytes_per_second: float
+    weights_per_second: float
     dense_microseconds: float
     ratio: float
 
@@ -86,6 +91,7 @@ def matmul_cases(
                 bits=str(bits),
                 tokens=tokens,
                 packed_bytes=shape.total_bytes,
+                weights=rows * columns,
                 packed=lambda matrix=matrix: kernels.matmul(x, matrix),  # type: ignore[misc]
                 dense=lambda: torch.nn.functional.linear(x, weight),
             )
@@ -116,6 +122,7 @@ def experts_case(kernels: CpuKernels, hidden: int, inner: int, widths: tuple[int
         bits="+".join(map(str, widths)),
         tokens=1,
         packed_bytes=layout.code_bytes + layout.metadata_bytes,
+        weights=3 * hidden * inner * count,
         packed=lambda: kernels.experts(x, ids, weights, arena),
         dense=lambda: dense.forward(x, ids, weights),
     )
@@ -144,6 +151,7 @@ def measure(cases: Sequence[Case], rounds: int) -> list[Row]:
             tokens=case.tokens,
             microseconds=1e6 * statistics.median(ours),
             gigabytes_per_second=case.packed_bytes / statistics.median(ours) / 1e9,
+            weights_per_second=case.tokens * case.weights / statistics.median(ours),
             dense_microseconds=1e6 * statistics.median(theirs),
             ratio=statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
         )
@@ -159,7 +167,7 @@ def all_rows(quick: bool) -> list[Row]:
     shapes = (MATRICES[0], MATRICES[-1]) if quick else MATRICES
     rows = []
     for outputs, inputs in shapes:
-        for tokens in (1, 64):
+        for tokens in TOKENS:
             rows += measure(matmul_cases(kernels, outputs, inputs, tokens, BITS), rounds)
     for hidden, inner, widths in EXPERTS:
         rows += measure([experts_case(kernels, hidden, inner, widths)], 4 * rounds)
@@ -180,13 +188,13 @@ def main() -> None:
         print(json.dumps({"machine": where, "rows": [asdict(row) for row in rows]}))
         return
     print(f"{where}\n")
-    print("| kernel | shape | bits | tokens | µs | GB/s | dense µs | dense / packed |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| kernel | shape | bits | tokens | µs | GB/s | Gw/s | dense µs | dense / packed |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(
             f"| {row.kernel} | {row.shape} | {row.bits} | {row.tokens} | {row.microseconds:.0f} "
-            f"| {row.gigabytes_per_second:.1f} | {row.dense_microseconds:.0f} "
-            f"| {row.ratio:.1f} |"
+            f"| {row.gigabytes_per_second:.1f} | {row.weights_per_second / 1e9:.1f} "
+            f"| {row.dense_microseconds:.0f} | {row.ratio:.2f} |"
         )
 
 
