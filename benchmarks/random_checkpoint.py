@@ -1,4 +1,4 @@
-"""Compressed checkpoints of any shape with random codes: for figures that no weight changes."""
+"""Compressed models of any shape with random codes: for figures that no weight changes."""
 
 import json
 from collections.abc import Sequence
@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.attention import Attention
 from engine.budget import AS_IT_IS
 from engine.checkpoint import PROJECTIONS, write_dense, write_layer
 from engine.config import ARCHITECTURE, ModelConfig
 from engine.experts import PackedExperts
 from engine.kernels import Arena
 from engine.layout import PackedShape, arena_layout
+from engine.linear import FloatLinear, PackedLinear
 from engine.manifest import (
     DENSE_BITS,
     FORMAT_VERSION,
@@ -27,6 +29,7 @@ from engine.manifest import (
     Source,
     sha256_file,
 )
+from engine.model import Layer, Model, Norm
 from engine.packing import PackedMatrix
 
 
@@ -64,6 +67,42 @@ def write_random_checkpoint(
     paths.append(write_dense(folder, ends, None if head is None else _packed(head)))
     manifest = _manifest(config, tuple(expert_bits), group_size, rest_bits, paths)
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
+
+
+def random_model(
+    config: ModelConfig,
+    expert_bits: Sequence[int],
+    group_size: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Model:
+    """A model on a device, every layer with these widths; nothing is on the host or in 16 bits
+    that is packed."""
+    hidden = config.hidden_size
+    queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
+
+    def norm() -> Norm:
+        return Norm(torch.ones(hidden, dtype=dtype), config.rms_norm_eps)
+
+    def layer(index: int) -> Layer:
+        q, k, v, o = (
+            PackedLinear(_packed(PackedShape(*size, DENSE_BITS, group_size)))
+            for size in ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries))
+        )
+        return Layer(
+            index=index,
+            input_norm=norm(),
+            attention=Attention(q, k, v, o, config.head_dim, config.sliding_window),
+            post_norm=norm(),
+            router=FloatLinear(_floats(config.num_experts, hidden).to(dtype)),
+            experts=PackedExperts(_arena(config, expert_bits, group_size)),
+            top_k=config.top_k,
+        )
+
+    with torch.device(device):
+        embed, head = (_floats(config.vocab_size, hidden).to(dtype) for _ in range(2))
+        layers = [layer(index) for index in range(config.num_layers)]
+        return Model(config, layers, embed, norm(), FloatLinear(head), dtype)
 
 
 def config_json(config: ModelConfig) -> dict[str, object]:

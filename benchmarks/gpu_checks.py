@@ -1,0 +1,259 @@
+"""Every kernel for GPUs against float64, on the device at hand: what `benchmarks.gpu_suite` checks.
+
+Each check yields rows with the largest error, relative to the largest value of the exact result.
+Whole steps are compared in float32, where rounding cannot hide a mistake.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.random_checkpoint import random_model
+from compress.quantizers.kernels import reference
+from engine.budget import KvBits
+from engine.cache import KVCache, Stored
+from engine.config import ModelConfig
+from engine.counters import Counters
+from engine.decoding.choice import device_steps
+from engine.decoding.context import Context
+from engine.decoding.plain import PlainOperations
+from engine.decoding.request import Request
+from engine.decoding.state import DecodeState
+from engine.decoding.steps import HostSteps, Steps
+from engine.kernels import Arena
+from engine.layout import MATRICES, PackedShape, arena_layout
+from engine.packing import PackedMatrix, dequantize
+from engine.protocol import SamplingOptions
+from engine.pruning import NO_PRUNING, OdpPruning, Pruning
+from engine.sampling import Sampler
+
+Row = dict[str, object]
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
+
+TOLERANCES = {torch.float32: 2e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+WIDTHS = (1, 2, 3, 4, 8)
+
+
+@dataclass(frozen=True)
+class CheckSizes:
+    """How large the checks are; the smallest still cross every block of the kernels."""
+
+    rows: int
+    columns: int
+    inner: int
+    experts: int
+    keys: int
+    tokens: tuple[int, ...]
+    dtypes: tuple[torch.dtype, ...]
+    draws: int
+    replies: int
+    model: ModelConfig
+
+
+def compared(what: str, ours: Tensor, exact: Tensor, tolerance: float) -> Row:
+    """A row of the table."""
+    error = float((ours.double() - exact.double()).abs().max() / exact.double().abs().max())
+    return {"check": what, "error": error, "limit": tolerance, "ok": error <= tolerance}
+
+
+def products(sizes: CheckSizes, device: str) -> Iterator[Row]:
+    """Packed and 16-bit matrices times one token and many, and experts of mixed widths."""
+    from engine.kernels.triton.products import TritonKernels
+
+    kernels = TritonKernels()
+    for dtype in sizes.dtypes:
+        for tokens in sizes.tokens:
+            x = torch.randn(tokens, sizes.columns, device=device).to(dtype)
+            for bits in WIDTHS:
+                matrix = _matrix(sizes.rows, sizes.columns, bits, device)
+                exact = x.double() @ dequantize(matrix).double().T
+                what = f"{bits} bits, {tokens} tokens, {dtype}"
+                yield compared(what, kernels.matmul(x, matrix), exact, TOLERANCES[dtype])
+            weight = torch.randn(sizes.rows, sizes.columns, device=device).to(torch.bfloat16)
+            exact = x.double() @ weight.double().T
+            ours = kernels.half_matmul(x, weight)
+            yield compared(f"16 bits, {tokens} tokens, {dtype}", ours, exact, TOLERANCES[dtype])
+            yield _experts(kernels, sizes, x, device)
+
+
+def _matrix(rows: int, columns: int, bits: int, device: str) -> PackedMatrix:
+    shape = PackedShape(rows, columns, bits, 128)
+    return PackedMatrix(
+        shape,
+        torch.randint(-(2**31), 2**31, (shape.code_words,), dtype=torch.int32, device=device),
+        torch.rand(shape.scales, device=device).half() * columns**-0.5 / 2**bits,
+        torch.rand(shape.zeros, device=device).half() * (2**bits - 1),
+    )
+
+
+def _experts(kernels: object, sizes: CheckSizes, x: Tensor, device: str) -> Row:
+    """Some slots are skipped."""
+    bits = tuple(1 + index % 3 for index in range(sizes.experts))
+    arena = _arena(sizes.columns, sizes.inner, bits, device)
+    ids = torch.randint(-1, sizes.experts, (len(x), 2), device=device)
+    weights = torch.rand(len(x), 2, device=device)
+    exact = torch.zeros(len(x), sizes.columns, dtype=torch.float64, device=device)
+    for expert in range(sizes.experts):
+        gate, up, down = (dequantize(arena.matrix(expert, name)).double() for name in MATRICES)
+        inner = F.silu(x.double() @ gate.T) * (x.double() @ up.T)
+        share = weights.masked_fill(ids != expert, 0.0).sum(dim=1, keepdim=True)
+        exact += share * (inner @ down.T)
+    ours = kernels.experts(x, ids, weights, arena)  # type: ignore[attr-defined]
+    what = f"experts of 1 to 3 bits, {len(x)} tokens, {x.dtype}"
+    return compared(what, ours, exact, 2 * TOLERANCES[x.dtype])
+
+
+def _arena(hidden: int, inner: int, bits: tuple[int, ...], device: str) -> Arena:
+    layout = arena_layout(bits, hidden, inner, 128)
+    return Arena(
+        layout,
+        torch.randint(-(2**31), 2**31, (layout.code_words,), dtype=torch.int32, device=device),
+        torch.rand(layout.scales, device=device).half() * hidden**-0.5,
+        torch.rand(layout.zeros, device=device).half() * 2,
+    )
+
+
+def attention(sizes: CheckSizes, device: str) -> Iterator[Row]:
+    """One token over a cache of both widths, and prompts with what each token receives."""
+    from engine.kernels.triton import attention as kernels
+
+    heads, kv_heads, dim = 8, 2, 128
+    for dtype in sizes.dtypes:
+        for bits in (16, 8):
+            for length in (1, sizes.keys // 3, sizes.keys):
+                q = torch.randn(heads, dim, device=device).to(dtype)
+                cache = _filled(sizes.keys, kv_heads, dim, dtype, bits, device).layers[0]
+                position = torch.tensor([length - 1], dtype=torch.int32, device=device)
+                exact, own = (
+                    torch.empty(1, heads * dim, device=device),
+                    torch.empty(1, device=device),
+                )
+                PlainOperations().decode_attention(q, cache, position, None, exact, own)
+                out, our_own = torch.empty_like(exact), torch.empty_like(own)
+                scratch = kernels.DecodeScratch.allocate(heads, dim, device)
+                kernels.decode_attention(q, cache, position, None, scratch, out, our_own)
+                what = f"a token over {length} keys of {bits} bits, {dtype}"
+                yield compared(what, out, exact, TOLERANCES[dtype])
+                yield compared(f"{what}: itself", our_own, own, TOLERANCES[dtype])
+        tokens, start = sizes.keys // 2 - 1, sizes.keys // 3
+        q = torch.randn(1, heads, tokens, dim, device=device).to(dtype)
+        keys, values = torch.randn(2, 1, kv_heads, start + tokens, dim, device=device).to(dtype)
+        mixed, lse = kernels.flash_prefill(q, Stored(keys), Stored(values), start, None)
+        exact, map_ = _exact_attention(q, keys, values, start)
+        what = f"a prompt of {tokens} after {start}, {dtype}"
+        yield compared(what, mixed, exact, TOLERANCES[dtype])
+        received, _ = kernels.received(q, Stored(keys), lse, start, None)
+        new = map_.mean(dim=1)[:, :, start:].sum(dim=1)  # [B, T]
+        yield compared(f"{what}: received", received, new, TOLERANCES[dtype])
+
+
+def _filled(
+    tokens: int, heads: int, dim: int, dtype: torch.dtype, bits: KvBits, device: str
+) -> KVCache:
+    """A cache full of random keys and values."""
+    config = ModelConfig(8, 8, 8, 1, heads, heads, dim, 2, 2, 1e6, 1e-5, tokens)
+    cache = KVCache(config, tokens, device=device, dtype=dtype, bits=bits)
+    keys, values = torch.randn(2, 1, heads, tokens, dim, device=device).to(dtype)
+    cache.layers[0].write(0, keys, values)
+    return cache
+
+
+def _exact_attention(q: Tensor, keys: Tensor, values: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """In float64: the mixed values [B, N, T, D] and the map [B, N, T, S]."""
+    repeat = q.shape[1] // keys.shape[1]
+    k, v = (part.double().repeat_interleave(repeat, dim=1) for part in (keys, values))
+    scores = q.double() @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    places = torch.arange(k.shape[2], device=q.device)
+    hidden = places > start + torch.arange(q.shape[2], device=q.device)[:, None]
+    map_ = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+    return map_ @ v, map_
+
+
+def drawing(sizes: CheckSizes, device: str) -> Iterator[Row]:
+    """The token drawn on the device is the host's."""
+    from engine.decoding.fused import TritonOperations
+
+    config = sizes.model
+    model = random_model(config, (2,) * config.num_experts, 128, device, torch.float32)
+    operations, state = TritonOperations(model), DecodeState.allocate(model)
+    for options in (
+        SamplingOptions(temperature=0.0),
+        SamplingOptions(seed=1),
+        SamplingOptions(temperature=1.2, top_k=50, top_p=0.9, min_p=0.0, seed=2),
+        SamplingOptions(repetition_penalty=1.2, seed=3),
+    ):
+        host = Sampler(options, config.vocab_size, [1, 2, 3])
+        state.drawing.begin(options, [1, 2, 3])
+        wrong = 0
+        for _ in range(sizes.draws):
+            state.activations.logits.normal_(0, 3)
+            state.slot.zero_()
+            operations.draw(state)
+            wrong += host.draw(state.activations.logits[0].cpu().numpy()) != int(state.token)
+        # A number may fall between two tokens' shares, where rounding decides.
+        limit = sizes.draws // 100
+        yield {"check": f"draws, {options}", "error": wrong, "limit": limit, "ok": wrong <= limit}
+
+
+def steps(sizes: CheckSizes, device: str, capture: Capture) -> Iterator[Row]:
+    """Replies drawn in captured steps are those of the layers one by one, and counted alike."""
+    from engine.decoding.fused import TritonOperations
+
+    config = sizes.model
+    model = random_model(config, _mixed_bits(config.num_experts), 128, device, torch.float32)
+    odp = OdpPruning((0.6,) * config.num_layers, (1e3,) * config.num_layers)
+    for name, pruning in (("pruning off", NO_PRUNING), ("ODP", odp)):
+        for bits in (16, 8):
+            context = Context(model, config.max_context, bits)
+            ours, note = device_steps(context, TritonOperations(model), capture)
+            expected = _reply(context, HostSteps(context), pruning, sizes.replies)
+            found = _reply(context, ours, pruning, sizes.replies)
+            what = f"{sizes.replies} tokens, {name}, KV {bits} bits ({note})"
+            yield {
+                "check": what,
+                "error": int(found != expected),
+                "limit": 0,
+                "ok": found == expected,
+            }
+
+
+def _mixed_bits(experts: int) -> tuple[int, ...]:
+    return tuple(1 + index % 3 for index in range(experts))
+
+
+def _reply(context: Context, steps: Steps, pruning: Pruning, count: int) -> object:
+    """The tokens of a greedy reply and what ran for them."""
+    context.forget()
+    counters = Counters(context.model)
+    prompt = [(7 * place) % context.model.config.vocab_size for place in range(9)]
+    request = Request(prompt, SamplingOptions(temperature=0.0), pruning=lambda: pruning)
+    logits = context.prefill(request, counters)
+    assert logits is not None
+    tokens = list(islice(steps.draws(logits, request, counters), count))
+    return tokens, counters.read().runs
+
+
+def rounding(sizes: CheckSizes, device: str) -> Iterator[Row]:
+    """Compressing: the sweep over a group's inputs."""
+    from compress.quantizers.kernels import triton
+
+    for top in (1, 3, 15):
+        targets = torch.randn(sizes.rows, 128, device=device)
+        couplings = 0.05 * torch.randn(128, 128, device=device).triu(1)
+        scale = torch.rand(sizes.rows, device=device) + 0.3
+        zero = torch.rand(sizes.rows, device=device) * top
+        given = (targets, None, couplings, scale, zero)
+        ours = triton.sweep(*given, top)
+        exact = reference.sweep(*(None if x is None else x.double() for x in given), top)
+        share = float((ours.double() != exact.double()).double().mean())
+        # A level half-way between two may fall either way, and moves what comes after it.
+        yield {
+            "check": f"sweep, {top + 1} levels",
+            "error": share,
+            "limit": 1e-3,
+            "ok": share < 1e-3,
+        }

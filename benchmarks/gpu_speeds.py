@@ -1,0 +1,230 @@
+"""How fast a packed model of Mixtral 8x7B's shape runs on a GPU, and where a token's time goes."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+import assets
+from benchmarks.gpu_checks import Capture, Row
+from benchmarks.random_checkpoint import random_model
+from engine.budget import KvBits
+from engine.config import ModelConfig
+from engine.counters import Counters
+from engine.decoding.fused import TritonOperations
+from engine.decoding.request import Request
+from engine.decoding.state import DecodeState
+from engine.devices import release_memory
+from engine.experts import PackedExperts
+from engine.generation import Generator
+from engine.linear import FloatLinear, PackedLinear
+from engine.model import Model
+from engine.protocol import SamplingOptions
+from engine.pruning import NO_PRUNING, OdpPruning
+from engine.speed import copy_bandwidth, measure
+from engine.tokenizer import Tokenizer
+
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class SpeedSizes:
+    """What is timed; ``contexts`` are tokens of prompt before the decoded ones."""
+
+    model: ModelConfig
+    expert_bits: tuple[int, ...]
+    dtype: torch.dtype
+    contexts: tuple[int, ...]
+    prompt: int
+    tokens: int
+
+
+def whole_model(sizes: SpeedSizes, device: str, listener: Callable[[str], None]) -> Iterator[Row]:
+    """Decoding and prefill, pruning off and on, both widths of the cache."""
+    model = random_model(sizes.model, sizes.expert_bits, 128, device, sizes.dtype)
+    layers = sizes.model.num_layers
+    odp = OdpPruning((0.55,) * layers, (1e9,) * layers)
+    tokenizer = Tokenizer.from_folder(assets.DEMO_DIR)
+    yield {"model": "bytes of weights", "bytes": model.memory_bytes()}
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()  # random numbers took more than weights from a file
+    bits: KvBits
+    for bits in (16, 8):
+        capacity = max(*sizes.contexts, sizes.prompt) + sizes.tokens + 1
+        generator = Generator(model, tokenizer, capacity, bits)
+        for prompt in dict.fromkeys((*sizes.contexts, sizes.prompt)):
+            for name, pruning in (("off", NO_PRUNING), ("ODP", odp)):
+                listener(f"KV {bits} bits, prompt {prompt}, pruning {name}")
+                speed = measure(generator, pruning, prompt, sizes.tokens, listener)
+                yield {
+                    "model": generator.decoding,
+                    "KV bits": bits,
+                    "prompt": prompt,
+                    "pruning": name,
+                    "decode tokens/s": speed.decode_tokens_per_second,
+                    "prefill tokens/s": speed.prefill_tokens_per_second,
+                    "MB/token": speed.bytes_per_token / 1e6,
+                    "share of copying": speed.copy_fraction,
+                    "peak GB": speed.peak_bytes / 1e9,
+                }
+        del generator
+        release_memory()  # the captured step's, too
+
+
+def kernels(sizes: SpeedSizes, device: str, capture: Capture) -> Iterator[Row]:
+    """Each kernel of a step, once for every layer, replayed as a graph: no launch is timed."""
+    model = random_model(sizes.model, sizes.expert_bits, 128, device, sizes.dtype)
+    context = max(sizes.contexts)
+    generator = Generator(model, Tokenizer.from_folder(assets.DEMO_DIR), context)
+    state, operations = DecodeState.allocate(model), TritonOperations(model)
+    state.position.fill_(context - 1)
+    state.activations.ids.copy_(torch.arange(sizes.model.top_k)[None])
+    state.activations.weights.fill_(1 / sizes.model.top_k)
+    copying = copy_bandwidth(torch.device(device))
+    for part in _parts(model, generator, state, operations):
+        seconds = _seconds(capture, part.run, device)
+        speed = part.bytes_read / seconds
+        yield {
+            "kernel": part.name,
+            "launches": part.launches,
+            "us each": 1e6 * seconds / part.launches,
+            "GB/s": speed / 1e9,
+            "share of copying": speed / copying,
+        }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """``run`` launches a kernel ``launches`` times and reads ``bytes_read`` of weights or keys."""
+
+    name: str
+    launches: int
+    bytes_read: int
+    run: Callable[[], None]
+
+
+def _parts(
+    model: Model, generator: Generator, state: DecodeState, operations: TritonOperations
+) -> Iterator[_Part]:
+    a, layers = state.activations, model.layers
+    count = len(layers)
+
+    def experts() -> None:
+        for layer in layers:
+            assert isinstance(layer.experts, PackedExperts)
+            operations.experts_decode(a.normed, a.ids, a.weights, layer.experts.arena, a.moved)
+
+    def projections() -> None:
+        for layer in layers:
+            attention = layer.attention
+            for linear, x, out in (
+                (attention.q, a.normed, a.q),
+                (attention.k, a.normed, a.k),
+                (attention.v, a.normed, a.v),
+                (attention.o, a.mixed, a.moved),
+            ):
+                assert isinstance(linear, PackedLinear)
+                operations.packed_matvec(x, linear.matrix, out)
+
+    def attend() -> None:
+        for cache in generator.cache.layers:
+            operations.decode_attention(a.rotated, cache, state.position, None, a.mixed, a.own)
+
+    def norms() -> None:
+        for layer in layers:
+            norm = layer.input_norm
+            operations.rms_norm(a.residual, norm.weight, norm.eps, a.normed, a.moved)
+
+    def rotations() -> None:
+        for cache in generator.cache.layers:
+            operations.rope_write(
+                a.q, a.k, a.v, state.position, model.rope.frequencies, cache, a.rotated
+            )
+
+    def routes() -> None:
+        for layer in layers:
+            router, one = layer.router, state.thresholds[:1]
+            assert isinstance(router, FloatLinear)
+            ids, weights = torch.empty_like(a.ids), torch.empty_like(a.weights)
+            operations.route(
+                a.normed, router.weight, one, one, a.own, ids, weights, state.counts[0]
+            )
+
+    def head() -> None:
+        assert isinstance(model.head, FloatLinear)
+        operations.half_matvec(a.normed, model.head.weight, a.logits)
+
+    chosen = range(model.config.top_k)
+    active = sum(layer.experts.expert_bytes()[index] for layer in layers for index in chosen)
+    yield _Part("experts (2 launches)", count, active, experts)
+    yield _Part("q, k, v, o", 4 * count, _bytes(_tensors(model)), projections)
+    yield _Part("attention (2 launches)", count, generator.cache.memory_bytes(), attend)
+    yield _Part("norm", count, _bytes(layer.input_norm.weight for layer in layers), norms)
+    yield _Part("rotate and store", count, 0, rotations)
+    yield _Part(
+        "route", count, _bytes(t for layer in layers for t in layer.router.tensors()), routes
+    )
+    yield _Part("head", 1, _bytes(model.head.tensors()), head)
+    yield _Part("draw (2 launches)", 1, a.logits.nbytes, lambda: _draw(state, operations))
+
+
+def _draw(state: DecodeState, operations: TritonOperations) -> None:
+    state.slot.zero_()
+    operations.draw(state)
+
+
+def _tensors(model: Model) -> Iterator[Tensor]:
+    for layer in model.layers:
+        yield from layer.attention.tensors()
+
+
+def _bytes(tensors: Iterator[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _seconds(capture: Capture, run: Callable[[], None], device: str) -> float:
+    """The median time of all launches of ``run``."""
+    with torch.inference_mode():
+        run()
+    replay = capture(run)
+    times = []
+    for _ in range(ROUNDS + 2):
+        _wait(device)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            replay()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[2:])
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def launches(sizes: SpeedSizes, device: str) -> Iterator[Row]:
+    """What the host asks of the device for one token, by the profiler's count."""
+    config = replace(sizes.model, num_layers=min(2, sizes.model.num_layers))
+    model = random_model(config, sizes.expert_bits, 128, device, sizes.dtype)
+    generator = Generator(model, Tokenizer.from_folder(assets.DEMO_DIR), 32)
+    request = Request([1, 2, 3], SamplingOptions(temperature=0.0))
+    counters = Counters(model)
+    logits = generator.prefill(request, counters)
+    assert logits is not None
+    draws = generator.steps.draws(logits, request, counters)
+    list(islice(draws, 9))
+    tokens = 8
+    activities = [ProfilerActivity.CPU]
+    if device != "cpu":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as found:
+        list(islice(draws, tokens))
+    for name in ("cudaGraphLaunch", "cudaLaunchKernel", "cuLaunchKernelEx", "cudaMemcpyAsync"):
+        total = sum(event.count for event in found.key_averages() if event.key == name)
+        yield {"call": name, "per token": total / tokens}
