@@ -147,7 +147,7 @@ class Model:
         It agrees with `Layer.forward` within rounding.
         """
         rule = pruning.decode_rule(self.config.num_layers)
-        step = self._decoder.step(self)
+        step = self.decoder.step(self)
         if rule is None or step is None or not step.takes(cache, rule):
             return None
         logits = step.run(token, cache, rule)
@@ -190,7 +190,7 @@ class Model:
         return self.head.forward(self.norm.forward(x))
 
     @cached_property
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
         """Made when first asked for: most models of a compression never decode."""
         return Decoder()
 
