@@ -4,9 +4,10 @@ import argparse
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from app.setting_words import EXPLAINED
+from engine.budget import KvBits
 
 Run = Callable[[argparse.Namespace], None]
 Commands = Any
@@ -51,6 +52,17 @@ def allowed(name: str, kind: type[int] | type[float]) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def add_kv_bits(parser: argparse.ArgumentParser) -> None:
+    """The option of all that keep a KV cache, or count one."""
+    parser.add_argument(
+        "--kv-bits",
+        type=int,
+        choices=get_args(KvBits),
+        default=16,
+        help="8: round keys and values to 8 bits, for half of the context's memory or less",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from app.following import compress_here
 from app.jobs import Job
 from app.progress_line import ProgressLine
 from assets import DEMO_DIR
+from engine.budget import KvBits
 
 if TYPE_CHECKING:
     from engine.session import Session
@@ -24,9 +25,15 @@ def model_folder(name: str, line: ProgressLine) -> Path:
 
 
 def load_session(
-    name: str, device: str, context: int | None, line: ProgressLine, force: bool = False
+    name: str,
+    device: str,
+    context: int | None,
+    line: ProgressLine,
+    force: bool = False,
+    kv_bits: KvBits = 16,
 ) -> "Session":
-    """Load a model by name; ``force``: even where it does not fit. Raises McChatError."""
+    """Load a model by name; ``force``: even where it does not fit; ``kv_bits`` of an element of
+    the KV cache. Raises McChatError."""
     folder = model_folder(name, line)
     line.show(f"loading {folder.name}")
     from engine.session import Session
@@ -37,4 +44,5 @@ def load_session(
         context,
         lambda done, step: line.show(f"loading {folder.name}", step),
         force,
+        kv_bits,
     )

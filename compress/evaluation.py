@@ -23,6 +23,7 @@ from compress.calibration import (
     speaks_demo,
     tokenize,
 )
+from engine.budget import KvBits
 from engine.cache import KVCache
 from engine.checkpoint import load_model
 from engine.counters import Counters
@@ -79,12 +80,13 @@ def evaluate(
     tasks: Sequence[str] = (),
     pruning: PruningMode = "off",
     listener: Callable[[str], None] | None = None,
+    kv_bits: KvBits = 16,
 ) -> Evaluation:
     """Measure the model in ``folder``.
 
     Perplexity is on ``text``, or on the demo's held-out split for a model that speaks its
-    language; ``window`` is in tokens. ``listener`` hears what is being measured. Raises
-    UsageError, SourceError, CheckpointError.
+    language; ``window`` is in tokens. ``listener`` hears what is being measured; ``kv_bits`` 8
+    rounds keys and values. Raises UsageError, SourceError, CheckpointError.
     """
     tell = listener or _silent
     unknown = [task for task in tasks if task not in TASKS]
@@ -96,12 +98,13 @@ def evaluate(
     model = load_model(folder)
     mode = pruning_of(folder, pruning)
     tell("perplexity")
-    measured = perplexity(model, evaluation_windows(folder, model, text, window), mode)
+    windows = evaluation_windows(folder, model, text, window)
+    measured = perplexity(model, windows, mode, kv_bits=kv_bits)
     scores = {}
     tokenizer = Tokenizer.from_folder(folder)
     for task in tasks:
         tell(task)
-        scores[task] = run_task(task, model, tokenizer, mode)
+        scores[task] = run_task(task, model, tokenizer, mode, kv_bits)
     return Evaluation(measured.perplexity, measured.tokens, measured.prune_ratio, scores)
 
 
@@ -140,33 +143,51 @@ def evaluation_windows(folder: Path, model: Model, text: Path | None, window: in
 
 @torch.inference_mode()
 def perplexity(
-    model: Model, windows: Tensor, pruning: Pruning = NO_PRUNING, *, stepwise: bool = False
+    model: Model,
+    windows: Tensor,
+    pruning: Pruning = NO_PRUNING,
+    *,
+    stepwise: bool = False,
+    kv_bits: KvBits = 16,
 ) -> Perplexity:
     """Perplexity over windows [N, T] int64 of every token but each window's first.
 
     ``stepwise`` feeds one token at a time through the KV cache, as decoding does; the protection
-    of pruning then sees no later token. Without pruning both ways agree.
+    of pruning then sees no later token. Without pruning both ways agree. With ``kv_bits`` 8 keys
+    and values are rounded, as a cache of that width does.
     """
     counters = Counters(model)
     if stepwise:
         run, size = _run_stepwise, _BATCH_WINDOWS
     else:
         run, size = _run_whole, max(1, _BATCH_TOKENS // windows.shape[1])
-    loss = sum(run(model, batch, pruning, counters) for batch in torch.split(windows, size))
+    batches = torch.split(windows, size)
+    loss = sum(run(model, batch, pruning, counters, kv_bits) for batch in batches)
     tokens = windows[:, 1:].numel()
     return Perplexity(math.exp(loss / tokens), tokens, counters.read().prune_ratio)
 
 
-def _run_whole(model: Model, tokens: Tensor, pruning: Pruning, counters: Counters) -> float:
+def _cache(model: Model, batch: int, length: int, kv_bits: KvBits) -> KVCache:
+    return KVCache(model.config, length, batch, model.embed.device, model.dtype, kv_bits)
+
+
+def _run_whole(
+    model: Model, tokens: Tensor, pruning: Pruning, counters: Counters, kv_bits: KvBits
+) -> float:
     """Summed negative log likelihood of windows [B, T], each in one forward pass."""
-    logits = model.forward(tokens, pruning=pruning, counters=counters)[:, :-1]  # [B, T - 1, V]
+    cache = (
+        None if kv_bits == 16 else _cache(model, len(tokens), tokens.shape[1], kv_bits)
+    )  # only to round
+    logits = model.forward(tokens, cache, pruning, counters)[:, :-1]  # [B, T - 1, V]
     return _loss(logits, tokens[:, 1:])
 
 
-def _run_stepwise(model: Model, tokens: Tensor, pruning: Pruning, counters: Counters) -> float:
+def _run_stepwise(
+    model: Model, tokens: Tensor, pruning: Pruning, counters: Counters, kv_bits: KvBits
+) -> float:
     """The same token by token."""
     batch, length = tokens.shape
-    cache = KVCache(model.config, length, batch, model.embed.device, model.dtype)
+    cache = _cache(model, batch, length, kv_bits)
     loss = 0.0
     for at in range(length - 1):
         step = tokens[:, at : at + 1]
@@ -181,23 +202,31 @@ def _loss(logits: Tensor, targets: Tensor) -> float:
 
 
 def run_task(
-    task: str, model: Model, tokenizer: Tokenizer, pruning: Pruning = NO_PRUNING
+    task: str,
+    model: Model,
+    tokenizer: Tokenizer,
+    pruning: Pruning = NO_PRUNING,
+    kv_bits: KvBits = 16,
 ) -> dict[str, float]:
     """Share of exact answers by row: by skill, or by how many tokens back the fact was told."""
     if task == "skills":
         items = corpus.skill_items(DEMO_SEED, ITEMS_PER_SKILL)
-        return answer_shares(model, tokenizer, items, pruning)
+        return answer_shares(model, tokenizer, items, pruning, kv_bits)
     items = corpus.recall_items(demo_tokenizer(), DEMO_SEED, RECALL_ITEMS, RECALL_DISTANCE)
-    (share,) = answer_shares(model, tokenizer, items, pruning).values()
+    (share,) = answer_shares(model, tokenizer, items, pruning, kv_bits).values()
     return {str(RECALL_DISTANCE): share}
 
 
 def answer_shares(
-    model: Model, tokenizer: Tokenizer, items: Sequence[SkillItem], pruning: Pruning = NO_PRUNING
+    model: Model,
+    tokenizer: Tokenizer,
+    items: Sequence[SkillItem],
+    pruning: Pruning = NO_PRUNING,
+    kv_bits: KvBits = 16,
 ) -> dict[str, float]:
     """Share of the items of each skill that are answered exactly, white space around aside."""
     prompts = [tokenizer.encode_turns(item.messages) for item in items]
-    replies = greedy_replies(model, tokenizer, prompts, pruning)
+    replies = greedy_replies(model, tokenizer, prompts, pruning, kv_bits)
     right: dict[str, list[bool]] = defaultdict(list)
     for item, reply in zip(items, replies, strict=True):
         right[item.skill].append(reply.strip() == item.answer.strip())
@@ -210,6 +239,7 @@ def greedy_replies(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     pruning: Pruning = NO_PRUNING,
+    kv_bits: KvBits = 16,
 ) -> list[str]:
     """The most likely reply to each prompt, prompts of one length side by side (no padding)."""
     by_length: dict[int, list[int]] = defaultdict(list)
@@ -220,16 +250,17 @@ def greedy_replies(
         for start in range(0, len(same), _BATCH_WINDOWS):
             chosen = same[start : start + _BATCH_WINDOWS]
             tokens = torch.tensor([list(prompts[index]) for index in chosen])  # [B, T]
-            for index, ids in zip(chosen, _greedy(model, tokens, pruning), strict=True):
+            answers = _greedy(model, tokens, pruning, kv_bits)
+            for index, ids in zip(chosen, answers, strict=True):
                 replies[index] = tokenizer.decode(ids)
     return replies
 
 
-def _greedy(model: Model, tokens: Tensor, pruning: Pruning) -> list[list[int]]:
+def _greedy(model: Model, tokens: Tensor, pruning: Pruning, kv_bits: KvBits) -> list[list[int]]:
     """Greedy replies to prompts [B, T], without the end token."""
     batch, length = tokens.shape
     limit = min(MAX_REPLY_TOKENS, model.config.max_context - length)
-    cache = KVCache(model.config, length + limit, batch, model.embed.device, model.dtype)
+    cache = _cache(model, batch, length + limit, kv_bits)
     ends = torch.tensor(model.config.eos_ids, device=tokens.device)
     drawn = []
     ended = torch.zeros(batch, dtype=torch.bool, device=tokens.device)

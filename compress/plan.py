@@ -6,7 +6,7 @@ eight experts every quarter can be hit exactly, and one step is 1.4 GB on Mixtra
 least that is worth choosing between.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine import budget
@@ -45,6 +45,9 @@ _PAPER = (
     PaperScore(1.69, 7.78, None),
     PaperScore(1.57, 8.50, 54.49),
 )
+Need = Callable[[float, int, budget.DeviceKind], budget.Budget]
+"""What a nominal width takes at a context, in tokens, on a kind of device."""
+
 _NEAR = 0.06
 """A row of the paper speaks for a width at most this many bits away; nothing is interpolated."""
 
@@ -102,6 +105,7 @@ def plan(
     others: Sequence[Device] = (),
     only: float | None = None,
     group_size: int = budget.GROUP_SIZE,
+    kv_bits: budget.KvBits = 16,
 ) -> Plan:
     """Weigh every width against the free memory of ``device`` at ``context`` tokens.
 
@@ -110,34 +114,37 @@ def plan(
     comfortably, else the largest width that does, else the smallest if it fits at all. Where
     nothing fits, a shorter context is looked for, and ``others``, the further devices of the
     machine. A device of unknown memory is given the benefit of the doubt.
-    Raises UsageError for a context that the model was not trained for.
+    ``kv_bits``: of an element of the KV cache, 16 for the type of the activations. Raises
+    UsageError for a context that the model was not trained for.
     """
+
+    def need(bits: float, tokens: int, kind: budget.DeviceKind) -> budget.Budget:
+        return budget.nominal_budget(config, bits, group_size, tokens, kind, kv_bits)
+
     tokens = budget.choose_context(config, context)
     widths = budget.NOMINAL_BITS if only is None else (only,)
-    choices = tuple(_choice(config, device, tokens, bits, group_size) for bits in widths)
+    choices = tuple(_choice(config, device, tokens, bits, need) for bits in widths)
     if only is None and device.memory_known and _is_comfortable(choices[-1]):
-        wide = (_choice(config, device, tokens, bits, group_size) for bits in budget.WIDE_BITS)
+        wide = (_choice(config, device, tokens, bits, need) for bits in budget.WIDE_BITS)
         choices += tuple(choice for choice in wide if choice.fits)
     if any(choice.fits for choice in choices):
         recommended, reason = _recommend(choices, device, preferred_bits)
         return Plan(device, tokens, choices, recommended, reason)
-    alternatives = tuple(_alternatives(config, device, tokens, widths[0], others, group_size))
+    alternatives = tuple(_alternatives(config, device, tokens, widths[0], others, need))
     reason = _why_nothing(choices[0], device, alternatives)
     return Plan(device, tokens, choices, None, reason, alternatives)
 
 
-def _choice(
-    config: ModelConfig, device: Device, context: int, bits: float, group_size: int
-) -> Choice:
-    need = budget.nominal_budget(config, bits, group_size, context, device.kind)
+def _choice(config: ModelConfig, device: Device, context: int, bits: float, need: Need) -> Choice:
+    bytes_ = need(bits, context, device.kind)
     return Choice(
         nominal_bits=bits,
-        weights_bytes=need.weights,
-        kv_bytes=need.kv_cache,
-        workspace_bytes=need.workspace,
-        total_bytes=need.total,
-        fits=_fits(need, device),
-        tight=device.memory_known and not device.problem and need.is_tight(device.free_bytes),
+        weights_bytes=bytes_.weights,
+        kv_bytes=bytes_.kv_cache,
+        workspace_bytes=bytes_.workspace,
+        total_bytes=bytes_.total,
+        fits=_fits(bytes_, device),
+        tight=device.memory_known and not device.problem and bytes_.is_tight(device.free_bytes),
         paper_score=paper_score(config, bits),
     )
 
@@ -174,20 +181,20 @@ def _alternatives(
     context: int,
     bits: float,
     others: Sequence[Device],
-    group_size: int,
+    need: Need,
 ) -> list[Alternative]:
     """A width at a shorter context, and what it needs on every other device."""
 
     def on(other: Device, tokens: int) -> Alternative:
-        need = budget.nominal_budget(config, bits, group_size, tokens, other.kind)
-        fits, free = _fits(need, other), other.free_bytes
-        return Alternative(other.id, other.name, tokens, bits, need.total, free, fits)
+        bytes_ = need(bits, tokens, other.kind)
+        fits, free = _fits(bytes_, other), other.free_bytes
+        return Alternative(other.id, other.name, tokens, bits, bytes_.total, free, fits)
 
     shorter = None
     if device.memory_known and not device.problem:
         shorter = budget.longest_context(
             config,
-            lambda tokens: budget.nominal_budget(config, bits, group_size, tokens, device.kind),
+            lambda tokens: need(bits, tokens, device.kind),
             device.free_bytes,
         )
     found = [] if shorter is None else [on(device, shorter)]

@@ -45,12 +45,14 @@ class SamplingOptions:
 @dataclass(frozen=True)
 class Load:
     """Load the checkpoint in folder ``model``. ``context`` in tokens, None: 8192, or the model's
-    own limit where that is shorter. ``force``: try it even where it does not fit."""
+    own limit where that is shorter. ``force``: try it even where it does not fit. ``kv_bits``: of
+    an element of the KV cache, 16 for the type of the activations."""
 
     model: str
     device: str = "auto"
     context: int | None = None
     force: bool = False
+    kv_bits: Literal[8, 16] = 16
 
 
 @dataclass(frozen=True)

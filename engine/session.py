@@ -26,16 +26,18 @@ from engine.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """What a folder says of itself before its weights are read; no manifest: an original."""
+    """What a folder says of itself before its weights are read; no manifest: an original.
+    ``kv_bits`` is how it will be run."""
 
     folder: Path
     config: ModelConfig
     manifest: Manifest | None
+    kv_bits: budgets.KvBits
 
     @classmethod
-    def open(cls, folder: Path) -> "_Checkpoint":
+    def open(cls, folder: Path, kv_bits: budgets.KvBits) -> "_Checkpoint":
         manifest = open_manifest(folder) if is_compressed(folder) else None
-        return cls(folder, ModelConfig.from_folder(folder), manifest)
+        return cls(folder, ModelConfig.from_folder(folder), manifest, kv_bits)
 
     @property
     def nominal_bits(self) -> float | None:
@@ -47,18 +49,20 @@ class _Checkpoint:
 
     def budget(self, context: int, kind: budgets.DeviceKind) -> budgets.Budget:
         if self.manifest is None:
-            return budgets.original_budget(self.config, context, kind)
+            return budgets.original_budget(self.config, context, kind, self.kv_bits)
         widths = [layer.expert_bits for layer in self.manifest.layers]
         recipe = self.manifest.recipe
         return budgets.compressed_budget(
-            self.config, widths, recipe.group_size, context, kind, recipe.rest
+            self.config, widths, recipe.group_size, context, kind, recipe.rest, self.kv_bits
         )
 
     def advice(self, context: int, kind: budgets.DeviceKind, free_bytes: int) -> str:
         """What to do when this does not fit: the next smaller choice that does."""
         group_size = self.manifest.recipe.group_size if self.manifest else budgets.GROUP_SIZE
         below = self.nominal_bits or math.inf
-        bits = budgets.largest_that_fits(self.config, group_size, context, kind, free_bytes, below)
+        bits = budgets.largest_that_fits(
+            self.config, group_size, context, kind, free_bytes, below, self.kv_bits
+        )
         shorter = budgets.longest_context(
             self.config, lambda tokens: self.budget(tokens, kind), free_bytes
         )
@@ -90,14 +94,16 @@ class Session:
         context: int | None,
         listener: LoadListener,
         force: bool = False,
+        kv_bits: budgets.KvBits = 16,
     ) -> "Session":
         """Check, verify and load the checkpoint in ``folder``; ``listener`` hears how far it is.
 
-        ``force``: try it even where it does not fit by the count. Raises CheckpointError or
-        SourceError for a bad folder, UsageError for an impossible device or context,
-        DoesNotFitError, before anything is allocated where that can be told.
+        ``force``: try it even where it does not fit by the count. ``kv_bits``: of an element of
+        the KV cache, 16 for the type of the activations. Raises CheckpointError or SourceError for
+        a bad folder, UsageError for an impossible device or context, DoesNotFitError, before
+        anything is allocated where that can be told.
         """
-        checkpoint = _Checkpoint.open(folder)
+        checkpoint = _Checkpoint.open(folder, kv_bits)
         device = devices.choose(device_name)
         tokens = budgets.choose_context(checkpoint.config, context)
         need = checkpoint.budget(tokens, device.kind)
@@ -114,7 +120,7 @@ class Session:
             )
         with _memory_errors(device, advice):
             model = load_model(folder, device.id, listener)
-            generator = Generator(model, tokenizer, tokens)
+            generator = Generator(model, tokenizer, tokens, kv_bits)
             return cls(checkpoint, device, generator, need.workspace)
 
     def loaded(self) -> Loaded:

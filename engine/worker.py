@@ -188,6 +188,7 @@ class Worker:
             request.context,
             lambda fraction, stage: self._emit(LoadProgress(fraction, stage)),
             request.force,
+            request.kv_bits,
         )
         self._emit(self._session.loaded())
 

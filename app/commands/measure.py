@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from app import units
-from app.arguments import Commands, add_json, positive, print_json
+from app.arguments import Commands, add_json, add_kv_bits, positive, print_json
 from app.loading import load_session, model_folder
 from app.progress_line import ProgressLine
 
@@ -20,6 +20,7 @@ def add(commands: Commands) -> None:
         "--tasks", nargs="+", default=(), metavar="TASK", help="the demo's: skills, recall"
     )
     evaluation.add_argument("--pruning", choices=("odp", "off"), default="off")
+    add_kv_bits(evaluation)
     add_json(evaluation)
     evaluation.set_defaults(run=run_eval)
     bench = commands.add_parser("bench", help="measure a model's speed")
@@ -28,6 +29,7 @@ def add(commands: Commands) -> None:
     bench.add_argument("--tokens", type=positive, default=64, metavar="N", help="tokens to decode")
     bench.add_argument("--pruning", choices=("odp", "off"), default="odp")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_kv_bits(bench)
     add_json(bench)
     bench.set_defaults(run=run_bench)
 
@@ -39,7 +41,13 @@ def run_eval(options: argparse.Namespace) -> None:
         from compress.evaluation import evaluate
 
         found = evaluate(
-            folder, options.text, options.window, options.tasks, options.pruning, line.show
+            folder,
+            options.text,
+            options.window,
+            options.tasks,
+            options.pruning,
+            line.show,
+            options.kv_bits,
         )
     if options.json:
         print_json(dataclasses.asdict(found))
@@ -54,7 +62,7 @@ def run_eval(options: argparse.Namespace) -> None:
 def run_bench(options: argparse.Namespace) -> None:
     """Print medians over a few runs."""
     with ProgressLine() as line:
-        session = load_session(options.model, options.device, None, line)
+        session = load_session(options.model, options.device, None, line, kv_bits=options.kv_bits)
         from engine.speed import measure
 
         speed = measure(
