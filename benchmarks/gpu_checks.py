@@ -246,9 +246,10 @@ def rounding(sizes: CheckSizes, device: str) -> Iterator[Row]:
         couplings = 0.05 * torch.randn(128, 128, device=device).triu(1)
         scale = torch.rand(sizes.rows, device=device) + 0.3
         zero = torch.rand(sizes.rows, device=device) * top
-        given = (targets, None, couplings, scale, zero)
-        ours = triton.sweep(*given, top)
-        exact = reference.sweep(*(None if x is None else x.double() for x in given), top)
+        ours = triton.sweep(targets, None, couplings, scale, zero, top)
+        exact = reference.sweep(
+            targets.double(), None, couplings.double(), scale.double(), zero.double(), top
+        )
         share = float((ours.double() != exact.double()).double().mean())
         # A level half-way between two may fall either way, and moves what comes after it.
         yield {

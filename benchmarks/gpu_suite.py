@@ -81,8 +81,7 @@ class Suite:
         from benchmarks.gpu_checks import CheckSizes
 
         if self.dry:
-            types = (torch.float32,)
-            return CheckSizes(40, 128, 128, 3, 40, (1, 5), types, 3, 2, TINY)
+            return CheckSizes(40, 128, 128, 3, 40, (1, 5), (torch.float32,), 3, 2, TINY)
         types = (torch.float32, torch.float16, torch.bfloat16)
         return CheckSizes(1000, 1024, 896, 8, 5000, (1, 3, 64), types, 200, 40, SMALL)
 
@@ -182,12 +181,16 @@ def markdown(title: str, found: Sequence[Found]) -> str:
         ]
         if part.problem:
             lines += [f"`{part.problem}`", ""]
-        for columns, rows in itertools.groupby(part.rows, key=lambda row: tuple(row)):
+        for columns, rows in itertools.groupby(part.rows, key=_columns):
             lines.append(f"| {' | '.join(columns)} |")
             lines.append("|" + "---|" * len(columns))
             lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in rows]
             lines.append("")
     return "\n".join(lines)
+
+
+def _columns(row: "Row") -> tuple[str, ...]:
+    return tuple(row)
 
 
 def _cell(value: object) -> str:
