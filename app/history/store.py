@@ -75,6 +75,11 @@ class History:
         """The schema's version: how many migrations have run."""
         return self._database.version
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._database.path
+
     def together(self) -> AbstractContextManager[None]:
         """Whatever is written within is written at once, or not at all."""
         return self._database.transaction()

@@ -169,7 +169,7 @@ class ChatScreen(Screen[None]):
     @work
     async def action_chats(self) -> None:
         """Open an earlier chat."""
-        chat = await self.app.push_screen_wait(ChatsScreen(self._services.history.chats()))
+        chat = await self.app.push_screen_wait(ChatsScreen(self._services.history))
         if chat is not None:
             self.call_next(self._switch, chat)
 
