@@ -1,9 +1,9 @@
 """The forward pass of Mixtral, in parts that can also be run one layer at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,18 +22,14 @@ from engine.threads import threads_for
 
 
 class RoutingCounter(Protocol):
-    """Hears which experts run."""
+    """Hears which experts run.
+
+    One that also has a method ``add`` gets the counts of a whole step at once instead: int64
+    [L, E + 1], of each layer the skipped slots and then those of each expert.
+    """
 
     def record(self, layer: int, routing: Routing) -> None:
         """Note the routing of one layer, after pruning."""
-
-
-@runtime_checkable
-class StepCounter(RoutingCounter, Protocol):
-    """Also takes what a whole step has counted."""
-
-    def add(self, counts: NDArray[np.int64]) -> None:
-        """Add the slots of each layer: skipped ones, then those of each expert, [L, E + 1]."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +147,10 @@ class Model:
         if rule is None or step is None or not step.takes(cache, rule):
             return None
         logits = step.run(token, cache, rule)
-        if isinstance(counters, StepCounter):
-            counters.add(step.counts)
+        # Not a protocol that is checked at run time: that takes as long as a layer of the demo.
+        add: Callable[[NDArray[np.int64]], None] | None = getattr(counters, "add", None)
+        if add is not None:
+            add(step.counts)
         elif counters is not None:
             for layer, routing in enumerate(step.routings()):
                 counters.record(layer, routing)

@@ -77,7 +77,7 @@ def _wait(model: Table, phase: int, total: int) -> None:
     looks = 0
     while memory.shared_int(progress) < total:
         looks += 1
-        if looks % _PATIENCE == 0 and model[at.YIELD] != 0:
+        if looks > _PATIENCE:
             memory.call_at(model[at.YIELD])
         else:
             memory.pause()
