@@ -95,7 +95,7 @@ def distribution(logits: Floats, options: SamplingOptions) -> tuple[Tokens, Floa
     those at least p times as likely as the likeliest.
     """
     temperature = max(options.temperature, COLDEST)
-    peak = logits.max()
+    peak = logits[logits.argmax()]
     tokens = _above(logits, _floor(logits, peak, temperature, options))
     shares = np.exp((logits[tokens] - peak) / np.float32(temperature))  # the likeliest is 1
     if options.top_p < 1:
@@ -118,7 +118,9 @@ def _floor(logits: Floats, peak: np.float32, temperature: float, options: Sampli
 
 
 def _above(logits: Floats, floor: float) -> Tokens:
-    return np.arange(len(logits)) if floor == -math.inf else np.flatnonzero(logits >= floor)
+    if floor == -math.inf:
+        return np.arange(len(logits))
+    return (logits >= floor).nonzero()[0]
 
 
 def _nucleus(shares: Floats, p: float) -> Tokens:
@@ -144,10 +146,17 @@ _BLOCK = 256
 
 def _first_beyond(shares: Floats, number: float) -> int:
     """The first place where the running sum is above ``number`` times the whole one."""
+    if len(shares) <= _BLOCK:
+        return _place(shares.cumsum(dtype=np.float64), number)
     starts = np.arange(0, len(shares), _BLOCK)
     blocks = np.add.reduceat(shares, starts, dtype=np.float64).cumsum()
-    target = number * blocks[-1]
-    block = int(np.searchsorted(blocks[:-1], target, side="right"))
+    block = _place(blocks, number)
     within = shares[block * _BLOCK : (block + 1) * _BLOCK].cumsum(dtype=np.float64)
     before = float(blocks[block - 1]) if block else 0.0
-    return block * _BLOCK + int(np.searchsorted(within[:-1] + before, target, side="right"))
+    part = (number * float(blocks[-1]) - before) / float(within[-1])
+    return block * _BLOCK + _place(within, part)
+
+
+def _place(sums: Doubles, number: float) -> int:
+    """The first of ascending ``sums`` that is above ``number`` times the last one."""
+    return min(int(sums.searchsorted(number * sums[-1], side="right")), len(sums) - 1)
