@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from app.widgets.source_list import SourceList
 from compress.plan import Choice, PaperScore, Plan
 from engine.config import ModelConfig
 from engine.protocol import Device
+from tests.chats_for_tests import say_all
 from tests.ui import end_jobs, install_model, make_app, wait_for_state, wait_until
 
 Scene = Callable[[Pilot[None]], Awaitable[None]]
@@ -265,15 +267,58 @@ def test_help(picture, model):
     assert picture(scene)
 
 
-def test_chats(picture, model):
-    history = History(paths.history_db(), clock=lambda: 1_760_000_000.0)
-    for title in ("Which animals live in the valley?", "[b]17 + 25[/b]", "A story about a duck"):
-        history.add_message(history.new_chat("demo", title), None, "user", title)
-    history.close()
+# --- the list of chats ----------------------------------------------------------------------------
 
+
+@pytest.fixture
+def chats(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five chats of different age."""
+    now = 1_760_000_000.0
+    days = (400, 40, 1, 0.1, 0)
+    said = (
+        ("Une recette de crêpes", "Donne-moi une recette", "Voilà : farine, lait, œufs."),
+        ("東京の天気", "東京の天気は?", "晴れです。"),
+        ("Which animals live in the valley?", "Which animals?", "Ducks, geese and an old heron."),
+        ("[b]17 + 25[/b]", "17 + 25", "42", "And a duck?"),
+        ("A story about a duck that has a title much longer than what fits", "A story", "Once"),
+    )
+    for age, (title, *texts) in zip(days, said, strict=True):
+        history = History(paths.history_db(), clock=lambda age=age: now - 86_400 * age)
+        say_all(history, history.new_chat("demo", title), *texts)
+        history.close()
+    monkeypatch.setattr("app.date_words.time", SimpleNamespace(time=lambda: now + 60))
+
+
+def list_after(*keys: str) -> Scene:
     async def scene(pilot: Pilot[None]) -> None:
         await wait_for_state(pilot, "ready")
         await pilot.press("ctrl+o")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatsScreen))
+        await pilot.press(*keys)
+        await pilot.pause()
 
-    assert picture(scene)
+    return scene
+
+
+def test_chats(picture, chats):
+    assert picture(list_after())
+
+
+def test_chats_found(picture, chats):
+    assert picture(list_after(*"duc"))
+
+
+def test_chats_not_found(picture, chats):
+    assert picture(list_after(*"swan"))
+
+
+def test_chats_renamed_in_place(picture, chats):
+    assert picture(list_after("tab", "down", "r"))
+
+
+def test_chats_deleted(picture, chats):
+    assert picture(list_after("tab", "down", "d"))
+
+
+def test_chats_none(picture, model):
+    assert picture(list_after())
