@@ -32,13 +32,14 @@ class Compiled:
     registers: int
     spilled: int
 
-    def instructions(self) -> list[str]:
-        """The machine's own instructions in order, operands included."""
+    def instructions(self) -> list[tuple[int, str]]:
+        """The machine's own instructions, each with its address."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "kernel.cubin"
             path.write_bytes(self.cubin)
             text = _tool("cuobjdump", "-sass", str(path))
-        return re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", text)
+        lines = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", text)
+        return [(int(address, 16), instruction) for address, instruction in lines]
 
 
 @contextmanager

@@ -21,5 +21,35 @@ for capability in CAPABILITIES:
 """
 
 
+PRODUCTS = """
+import torch
+from benchmarks.triton_code import HIDDEN, arena, matrix
+from engine.kernels.triton import decode, prefill
+from tests.triton_compile import compiling
+
+x, ids, weights = torch.empty(16, HIDDEN).half(), torch.zeros(16, 2).long(), torch.zeros(16, 2)
+mixed = arena(2, 3)
+with compiling(90) as kernels:
+    decode.packed_matvecs(x[:1], [matrix(HIDDEN, HIDDEN, 4)] * 3, [x[:1]] * 3)
+    prefill.packed_matmul(x, matrix(HIDDEN, HIDDEN, 4))
+with compiling(86) as more:
+    decode.experts_decode(x[:1], ids[:1], weights[:1], mixed, x[:1])
+    decode.half_matvec(x[:1], torch.empty(32, HIDDEN).half(), x[:1, :32])
+    prefill.experts_prefill(x, ids, weights, mixed)
+kernels += more
+assert len(kernels) == 8
+for kernel in kernels:
+    assert not kernel.spilled, kernel.name
+    # Codes are multiplied as denormals: nothing may take them for zero.
+    assert ".ftz.f32" not in kernel.ptx.replace("ex2.approx.ftz.f32", ""), kernel.name
+for kernel in kernels[:1] + kernels[2:4]:  # four rows' words in one load
+    assert "ld.global.v4.b32" in kernel.ptx, kernel.name
+"""
+
+
 def test_rounding() -> None:
     run_compiler(ROUNDING)
+
+
+def test_products() -> None:
+    run_compiler(PRODUCTS)

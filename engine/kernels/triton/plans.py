@@ -55,15 +55,14 @@ def plans(work: Work) -> tuple[Plan, ...]:
             stretches = work.columns // stretch
             while warps > 1 and 4 * warps > stretches:
                 warps //= 2
-            # Gate and up are wide enough, and what comes behind them needs whole sums.
-            busy = () if work.product == "gate_up" else (_BUSY, 2 * _BUSY)
             blocks = -(-work.rows // (TILE_ROWS * lines))
-            most = max(1, stretches // (4 * warps))
-            splits = {1} if not busy else {_power_of_two(min(most, top // blocks)) for top in busy}
-            found += [Plan(lines, warps, count, stretch) for count in sorted(splits)]
+            rounds = -(-stretches // (4 * warps))
+            # Gate and up have rows enough, and what comes behind them needs whole sums.
+            busy = (0,) if work.product == "gate_up" else (_BUSY, 2 * _BUSY)
+            found += [Plan(lines, warps, _divisor(rounds, top // blocks), stretch) for top in busy]
     return tuple(dict.fromkeys(found))
 
 
-def _power_of_two(most: int) -> int:
-    """The largest power of two up to ``most``, and at least 1."""
-    return 1 << max(0, most.bit_length() - 1)
+def _divisor(rounds: int, most: int) -> int:
+    """The largest number up to ``most``, or 1, that divides the rounds: no split ends early."""
+    return next((n for n in range(min(most, rounds), 1, -1) if rounds % n == 0), 1)

@@ -426,11 +426,13 @@ class _Plan:
 
 
 def _plan(tokens: int, columns: int, x: Tensor) -> _Plan:
-    """For so many tokens with one matrix; powers of two, 16 at least."""
-    wide = 32 if columns % 64 else 64
+    """For so many tokens with one matrix; blocks are powers of two, 16 at least.
+
+    Few different ones, since each is compiled when it is first met.
+    """
     if x.dtype == torch.float32:  # no tensor cores for exact products: more would spill
         return _Plan(16, 32, 32, 4)
-    block = 16
-    while block < 128 and block < tokens:
-        block *= 2
-    return _Plan(block, wide, 64 if block < 128 else 128, 4 if block < 128 else 8)
+    step = 32 if columns % 64 else 64
+    if tokens <= 16:
+        return _Plan(16, step, 64, 4)
+    return _Plan(64, step, 64, 4) if tokens <= 64 else _Plan(128, step, 128, 8)
