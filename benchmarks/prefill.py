@@ -88,18 +88,19 @@ def spend(call: Callable[[], object]) -> Spent:
 def measure(model: Model, dense: Any, prompts: Sequence[int], rounds: int) -> list[Row]:
     odp = OdpPruning((0.5,) * model.config.num_layers, (1.0,) * model.config.num_layers)
     rows = []
+    warm = torch.zeros(1, 8, dtype=torch.int64)
+    ours(model, warm, odp), dense(warm)
     for count in prompts:
         prompt = torch.randint(model.config.vocab_size, (1, count))
         spent: dict[str, list[Spent]] = {"off": [], "odp": [], "dense": []}
-        for done in range(rounds + 1):  # the first warms up
+        for _ in range(rounds):
             runs = {
                 "off": spend(lambda p=prompt: ours(model, p, NO_PRUNING)),
                 "odp": spend(lambda p=prompt: ours(model, p, odp)),
                 "dense": spend(lambda p=prompt: dense(p, logits_to_keep=1)),
             }
-            if done:
-                for name, run in runs.items():
-                    spent[name].append(run)
+            for name, run in runs.items():
+                spent[name].append(run)
         rows += [row(count, mode, spent[mode], spent["dense"]) for mode in ("off", "odp")]
     return rows
 
