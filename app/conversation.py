@@ -135,11 +135,18 @@ class Conversation:
         return self.reply is None and any(record.role == "user" for record in self.records[-2:])
 
     def regenerate(self, reply_id: int) -> Reply:
-        """Begin another reply to the user's last message; the one that is there stays a branch."""
+        """Begin another reply to the user's last message; the one that is there stays a branch.
+
+        An empty one, stopped or failed before its first word, is replaced.
+        """
         assert self.can_regenerate
         chat = self._idle_chat()
         kept = self.records if self.records[-1].role == "user" else self.records[:-1]
-        record = self._new_reply(chat, kept[-1].id)
+        with self._history.together():
+            last = self.records[-1]
+            if not last.content and self._history.newest_below(last.id) == last.id:
+                self._history.delete_from(last.id)
+            record = self._new_reply(chat, kept[-1].id)
         self.records = list(kept)
         return self._begin(reply_id, record)
 
@@ -231,7 +238,8 @@ class Conversation:
 
         None: half of those that it is shown now. Never the last. Returns how many are left out in
         all; each reply keeps that number, and its line of figures says it. Nothing is deleted, and
-        the system prompt stays.
+        the system prompt stays. A reply that failed for want of room is then asked for again by
+        `regenerate`, one that was cut goes on by `continue_reply`.
         """
         said = _users(self.line())
         more = (said - self.left_out) // 2 if turns is None else turns

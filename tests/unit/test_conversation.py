@@ -173,6 +173,37 @@ def test_a_message_that_was_never_answered_can_be(history: History):
     assert again.records[-1].branches == 1
 
 
+def test_an_empty_reply_is_replaced_but_never_what_another_window_said_after_it(
+    history: History, tmp_path: Path
+):
+    chat = Conversation(history, "demo")
+    chat.say("a", 1)
+    chat.end("failed")
+    chat.regenerate(2)
+    reply(chat, "A")
+    assert history.siblings(chat.records[-1].id) == [chat.records[-1].id]
+
+    chat.say("b", 3)
+    failed = chat.end("failed")
+    history.add_message(chat.chat, failed.id, "user", "said elsewhere")
+    chat.regenerate(4)
+    reply(chat, "B")
+    assert history.siblings(failed.id) == [failed.id, chat.records[-1].id]
+    assert told(chat) == ["a", "A", "b", "B"]
+
+
+def test_a_full_context_is_answered_once_turns_are_dropped(history: History):
+    chat = Conversation(history, "demo")
+    talk(chat, *"aAbB")
+    chat.say("c", 3)
+    chat.end("failed")
+    chat.drop_oldest_turns()
+    chat.regenerate(4)
+    assert told(chat) == ["b", "B", "c"]
+    reply(chat, "C")
+    assert [record.content for record in reopened(history, chat).line()] == list("aAbBcC")
+
+
 def test_editing_a_message_makes_a_branch_and_the_old_one_comes_back(history: History):
     chat = Conversation(history, "demo")
     talk(chat, "a", "A", "b", "B", "c", "C")
