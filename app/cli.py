@@ -18,11 +18,23 @@ if os.name == "nt":  # files are locked, and jobs started and stopped, as POSIX 
     sys.exit("mc-chat: it runs on Linux and macOS; on Windows install it inside WSL")
 
 from app import about, opening, paths
-from app.commands import compress, doctor, export, hub, measure, models, plan, run, settings, watch
+from app.commands import (
+    chats,
+    compress,
+    doctor,
+    export,
+    hub,
+    measure,
+    models,
+    plan,
+    run,
+    settings,
+    watch,
+)
 from app.render import safe_text
 from engine.errors import Interrupted, McChatError, UsageError
 
-_GROUPS = (run, plan, compress, watch, hub, models, export, measure, settings, doctor)
+_GROUPS = (run, chats, plan, compress, watch, hub, models, export, measure, settings, doctor)
 _LOG_NAME = "mc-chat.log"
 
 
