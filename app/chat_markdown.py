@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from markdown_it import MarkdownIt
-
 from app.history import MadeWith, WholeChat, WholeMessage
 from engine.protocol import Role, SamplingOptions
 
@@ -128,5 +126,7 @@ def _with_closed_fence(text: str) -> str:
 
 def _ends_by_itself(text: str) -> bool:
     """Whether a heading below ``text`` is one."""
+    from markdown_it import MarkdownIt  # takes its time, and few messages need it
+
     tokens = MarkdownIt("commonmark").parse(f"{text}\n\n## end")
     return [(token.type, token.level) for token in tokens[-3:-2]] == [("heading_open", 0)]

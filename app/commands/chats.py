@@ -4,15 +4,17 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app import paths
 from app.arguments import Commands, Run, add_json, positive, print_json
-from app.chat_files import Format, export_chat, import_chat, to_text
 from app.date_words import date_words
-from app.history import ChatRecord, Found, History
 from app.render import safe_text
 from engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from app.chat_files import Format
+    from app.history import ChatRecord, Found, History
 
 LAST = "last"
 
@@ -73,6 +75,8 @@ def list_chats(options: argparse.Namespace) -> None:
 
 def export_one(options: argparse.Namespace) -> None:
     """Print a chat, or write it to a file that is not there yet."""
+    from app.chat_files import export_chat, to_text
+
     history = _history()
     chat = _chosen(history, options.chat)
     if options.out is None:
@@ -88,6 +92,8 @@ def export_one(options: argparse.Namespace) -> None:
 
 def import_one(options: argparse.Namespace) -> None:
     """Add a chat from a file."""
+    from app.chat_files import import_chat
+
     history = _history()
     chat = history.chat(import_chat(history, options.file))
     _tell(options, chat, f"chat {chat.id}: {chat.title}, {_messages(chat)}")
@@ -110,11 +116,13 @@ def restore(options: argparse.Namespace) -> None:
     _tell(options, chat, f"chat {chat.id} is there again: {chat.title}")
 
 
-def _history() -> History:
+def _history() -> "History":
+    from app.history import History
+
     return History(paths.history_db())
 
 
-def _chosen(history: History, word: str) -> ChatRecord:
+def _chosen(history: "History", word: str) -> "ChatRecord":
     """A chat by number, or the last used. Raises UsageError."""
     if word == LAST:
         chats = history.chats(limit=1)
@@ -126,23 +134,23 @@ def _chosen(history: History, word: str) -> ChatRecord:
     return history.chat(int(word))
 
 
-def _facts(chat: ChatRecord) -> dict[str, Any]:
+def _facts(chat: "ChatRecord") -> dict[str, Any]:
     facts = dataclasses.asdict(chat)
     return {key: value for key, value in facts.items() if key not in ("leaf", "deleted")}
 
 
-def _found(found: Found) -> dict[str, Any]:
+def _found(found: "Found") -> dict[str, Any]:
     return {"message": found.message, "found": found.text}
 
 
-def _tell(options: argparse.Namespace, chat: ChatRecord, words: str) -> None:
+def _tell(options: argparse.Namespace, chat: "ChatRecord", words: str) -> None:
     if options.json:
         print_json({"id": chat.id, "title": chat.title, "messages": chat.messages})
     else:
         print(safe_text(words))
 
 
-def _table(chats: list[ChatRecord], rows: list[dict[str, Any]]) -> str:
+def _table(chats: "list[ChatRecord]", rows: list[dict[str, Any]]) -> str:
     """One chat a line; what was found in a message stands below."""
     when = [date_words(chat.updated) for chat in chats]
     width = max(map(len, when))
@@ -155,5 +163,5 @@ def _table(chats: list[ChatRecord], rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _messages(chat: ChatRecord) -> str:
+def _messages(chat: "ChatRecord") -> str:
     return f"{chat.messages:,} message{'s' if chat.messages != 1 else ''}"
