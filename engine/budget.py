@@ -278,12 +278,11 @@ def _attention_workspace(
     `engine.mixing.Prompt`. A GPU's own kernels make no map: counted is what it takes without them.
     """
     compute, tokens = COMPUTE_BYTES[kind], min(PREFILL_CHUNK[kind], context)
-    queries = config.num_heads * config.head_dim
+    queries, kv_width = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
     # Residual, normed, q, what comes out, rotation; a prefix's mixed values and log-sum-exp.
     rows = 2 * config.hidden_size + 2 * queries + 2 * config.head_dim
     if context > tokens:
         rows += queries + config.num_heads
-    rounded = 2 * config.num_kv_heads * config.head_dim if kv_bits == 8 else 0  # of a token
     keys = _mapped_keys(config, context, tokens, kind)
     repeat = config.num_heads // config.num_kv_heads
     heads, block = map_sizes(repeat, keys, config.num_kv_heads)
@@ -291,8 +290,11 @@ def _attention_workspace(
     made = heads * repeat * block  # rows of the map, and of what is mixed by it
     mapping = made * keys * _MAP_BYTES[kind] + made * (config.head_dim + _ROW_SUMS) * compute
     masking = min(QUERY_BLOCK, tokens) * context * _MASK_BYTES[kind]
-    reading = (tokens * queries + KEY_BLOCK * rounded) * compute if rounded else 0
-    return tokens * rows * compute + max(mapping + keys * rounded * compute, masking, reading)
+    reading = 0
+    if kv_bits == 8:  # keys and values are made floats
+        mapping += 2 * heads * keys * config.head_dim * compute
+        reading = (tokens * queries + 2 * KEY_BLOCK * kv_width) * compute
+    return tokens * rows * compute + max(mapping, masking, reading)
 
 
 def _mapped_keys(config: ModelConfig, context: int, tokens: int, kind: DeviceKind) -> int:

@@ -73,7 +73,8 @@ class Prompt:
             )
             return mixed.view(self.queries.shape)
         if not self._splits:
-            return self._masked()
+            # What was rounded is made floats by parts, which a mask over all keys has none of.
+            return self._masked() if self.keys.scales is None else self.mix_with_sums().values
         new = slice(self.start, self.keys.tokens)
         part = _flash(self.queries, self.keys.part(new), self.values.part(new), causal=True)
         return self._prefix().join(part).values

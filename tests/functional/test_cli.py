@@ -259,8 +259,11 @@ def test_plan_picks_a_device_and_says_what_else_would_do(mc_chat: Command) -> No
     assert on_cpu["device"]["free_bytes"] == 16 * 10**9
     # A cache in float32: the device is still a CPU.
     assert on_cpu["choices"][0]["kv_bytes"] == 2 * 2**30
+    rounded = ("plan", "--device", "cpu", "--vram", "16GB", "--kv-bits", "8", "--json")
+    assert mc_chat(*rounded).json["choices"][0]["kv_bytes"] == 2**29 * 130 // 128
+    failed(mc_chat("plan", "--kv-bits", "4"), 2, "--kv-bits")
     little = mc_chat("plan", "--vram", "12.8GB")
-    assert "tokens would fit; the CPU would need 13.1 GB" in little.out
+    assert "tokens would fit; the CPU would need 13.0 GB" in little.out
     assert "--force" in little.out
 
 

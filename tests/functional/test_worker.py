@@ -137,7 +137,13 @@ def test_loading_tells_how_far_it_is_and_then_the_facts(process: Process, tiny: 
     assert fractions[-1] == 1.0
     assert (facts.name, facts.device, facts.context, facts.nominal_bits) == ("tiny", "cpu", 100, 2)
     assert facts.memory.weights > 0
-    assert facts.memory.kv_cache == 2 * 2 * 2 * 16 * 100 * 4  # k and v, layers, heads, dim, float32
+    rows = 2 * 2 * 2 * 100  # k and v, layers, heads, tokens
+    assert facts.memory.kv_cache == rows * 16 * 4  # float32
+    process.send(Load(str(tiny), "cpu", context=100, kv_bits=8))
+    facts, _ = process.until(Loaded)
+    assert facts.memory.kv_cache == rows * (16 + 2)  # codes and a scale
+    process.send(Generate(1, HELLO, SAMPLING, max_tokens=3))
+    assert process.until(Finished)[0].tokens == 3
 
 
 def test_a_reply_streams_and_adds_up(loaded: Process) -> None:

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 import assets
-from compress.plan import paper_score, plan
+from compress.plan import Plan, paper_score, plan
+from engine.budget import KvBits
 from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.errors import UsageError
 from engine.protocol import Device
@@ -160,6 +161,20 @@ def test_a_cpu_keeps_its_cache_in_float32() -> None:
         plan(MIXTRAL_8X7B, replace(gpu(24), kind=kind), 8192).choices[0] for kind in ("cuda", "cpu")
     )
     assert on_cpu.kv_bytes == 2 * on_gpu.kv_bytes
+
+
+def test_a_cache_of_8_bits_makes_room() -> None:
+    """Where the whole context no longer fits, and in the context that is then advised."""
+
+    def planned(kv_bits: KvBits, context: int) -> Plan:
+        return plan(MIXTRAL_8X7B, gpu(14), context, kv_bits=kv_bits)
+
+    half, whole = (planned(bits, 8192).choices[0].kv_bytes for bits in (8, 16))
+    assert half == whole // 2 * 130 // 128  # a scale of 2 bytes with 128 codes
+    shorter, longer = (planned(bits, 32_768) for bits in (16, 8))
+    assert shorter.recommended is None
+    assert longer.recommended is not None
+    assert shorter.alternatives[0].context < 32_768
 
 
 def test_the_papers_figures_stand_only_where_it_measured() -> None:
