@@ -246,6 +246,8 @@ Event = (
 _REQUESTS: dict[str, type] = {cls.__name__: cls for cls in get_args(Request)}
 _EVENTS: dict[str, type] = {cls.__name__: cls for cls in get_args(Event)}
 
+_known_hints: dict[type[Any], dict[str, Any]] = {}
+
 T = TypeVar("T")
 
 
@@ -281,10 +283,17 @@ def from_dict(cls: type[T], raw: dict[str, Any]) -> T:
 
     Raises TypeError for a value of another type than the field's, or for unknown and missing keys.
     """
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     if unknown := raw.keys() - hints.keys():
         raise TypeError(f"unknown {', '.join(sorted(unknown))}")
     return cls(**{key: _convert(hints[key], value) for key, value in raw.items()})
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass's fields, kept: looking them up takes longer than all the rest."""
+    if cls not in _known_hints:
+        _known_hints[cls] = get_type_hints(cls)
+    return _known_hints[cls]
 
 
 def _convert(hint: Any, value: Any) -> Any:
