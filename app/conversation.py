@@ -97,13 +97,12 @@ class Conversation:
 
         It ends with the user's message; with the reply itself where that is continued.
         """
-        said = _without_oldest(self.line(), self.left_out)
-        messages = [Message(record.role, record.content) for record in said]
-        if self.system:
-            messages.insert(0, Message("system", self.system))
-        if self.reply is not None and self.reply.continues:
-            messages.append(Message("assistant", self.reply.text))
-        return tuple(messages)
+        earlier = self._history.said_before(self.records[0].id) if self.earlier else []
+        said = [*earlier, *(Message(record.role, record.content) for record in self.records)]
+        system = (Message("system", self.system),) if self.system else ()
+        reply = self.reply
+        continued = (Message("assistant", reply.text),) if reply and reply.continues else ()
+        return (*system, *_without_oldest(said, self.left_out), *continued)
 
     def request(self) -> Generate:
         """What to send to the engine for the reply that has begun."""
@@ -325,7 +324,7 @@ class Conversation:
         return next(place for place, record in enumerate(self.records) if record.id == message)
 
 
-def _without_oldest(line: Sequence[MessageRecord], turns: int) -> Sequence[MessageRecord]:
+def _without_oldest(line: Sequence[Message], turns: int) -> Sequence[Message]:
     """``line`` from the user's message number ``turns``, counted from 0."""
     users = [place for place, record in enumerate(line) if record.role == "user"]
     return line[users[turns] :] if 0 < turns < len(users) else line

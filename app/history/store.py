@@ -21,7 +21,7 @@ from app.history.records import (
 )
 from app.history.search import Query, SearchIndex, has_index, snippet
 from app.render import safe_text
-from engine.protocol import Role
+from engine.protocol import Message, Role
 
 TITLE_LENGTH = 60
 LONGEST_TITLE = 200
@@ -40,6 +40,13 @@ _MESSAGE = """SELECT id, role, content, state, summary, created, parent, depth,
     (SELECT count(*) FROM messages AS other WHERE other.parent IS message.parent
         AND other.chat = message.chat),
     made, figures FROM messages AS message"""
+
+_LINE = """WITH RECURSIVE line (at, place) AS (
+    SELECT ?, 0 WHERE ? > 0
+    UNION ALL
+    SELECT parent, place + 1 FROM line JOIN messages ON messages.id = at WHERE place + 1 < ?
+)"""
+"""From a message back to the first, at most so many."""
 
 _BELOW = """WITH RECURSIVE below (id) AS (
     SELECT ? UNION ALL SELECT messages.id FROM messages JOIN below ON parent = below.id
@@ -205,16 +212,19 @@ class History:
         """
         last = self.chat(chat).leaf if before is None else self.message(before).parent
         rows = self._database.rows(
-            f"""WITH RECURSIVE line (at, place) AS (
-                SELECT ?, 0 WHERE ? > 0
-                UNION ALL
-                SELECT parent, place + 1 FROM line JOIN messages ON messages.id = at
-                WHERE place + 1 < ?
-            )
-            {_MESSAGE} JOIN line ON message.id = line.at ORDER BY depth""",
+            f"{_LINE} {_MESSAGE} JOIN line ON message.id = line.at ORDER BY depth",
             (last, _count(limit), _count(limit)),
         )
         return [_message(row) for row in rows]
+
+    def said_before(self, message: int) -> list[Message]:
+        """All that leads to a message, the first first: only what the model is shown."""
+        last = self.message(message).parent
+        rows = self._database.rows(
+            f"{_LINE} SELECT role, content FROM messages JOIN line ON id = line.at ORDER BY depth",
+            (last, _count(None), _count(None)),
+        )
+        return [Message(*row) for row in rows]
 
     def siblings(self, message: int) -> list[int]:
         """The messages that go on from the same parent, this one among them, the oldest first."""

@@ -186,7 +186,9 @@ class ChatsScreen(ModalScreen[int | None]):
             self._tell(f"“{_title(row.chat)}” is deleted; u brings it back.")
 
     def _undo(self) -> None:
-        gone = self._history.deleted_chats()
+        gone: list[ChatRecord] = []
+        if not self._try(lambda: gone.extend(self._history.deleted_chats())):
+            return
         if not gone:
             self._tell("There is nothing to bring back: deleted chats are kept for a day.")
         elif self._try(lambda: self._history.restore_chat(gone[0].id)):
