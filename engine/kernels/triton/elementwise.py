@@ -71,8 +71,8 @@ def rms_norm(
 
 @triton.jit
 def _wave(angle: tl.tensor) -> tl.tensor:
-    """Cosine and sine of an angle >= 0. Whole turns are taken off first: the device's own are
-    exact near zero only."""
+    """Cosine and sine of an angle >= 0. Whole turns are taken off first: near zero they are exact,
+    whatever instruction a compiler takes."""
     turns = (angle * _TURN + _ROUNDER) - _ROUNDER
     rest = ((angle - turns * _TURN_HIGH) - turns * _TURN_MIDDLE) - turns * _TURN_LOW
     return tl.cos(rest), tl.sin(rest)
