@@ -341,10 +341,10 @@ def _attend_part(
         while r < sharing:
             out = scores + r * room * _FLOAT
             if sharing - r >= vectors.QUERIES:
-                vectors.score_some(queries + r * size, dim, keys, count, room, out)
+                vectors.score_some(queries + r * size, dim, keys, count, values, room, out)
                 r += vectors.QUERIES
             else:
-                vectors.score_one(queries + r * size, dim, keys, count, room, out)
+                vectors.score_one(queries + r * size, dim, keys, count, values, room, out)
                 r += 1
         for r in range(sharing):
             _weigh(

@@ -8,7 +8,7 @@ After a change here, touch `step_loops.py` too: numba's cache on disk looks only
 function that it compiled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -278,28 +278,70 @@ widen_floats, widen_halves, widen_brains = (
 )
 
 
-def _scoring(queries: int) -> Callable[[int, int, int, int, int, int], None]:
-    """Make `score(q, dim, keys, count, room, out)`: out[r, j] = q[r] times key j.
+def _lane_sums(builder: Any, vectors: Sequence[Any]) -> list[Any]:
+    """The sum of each vector's lanes; those of four together take a third of the instructions."""
+    if len(vectors) != QUERIES:
+        return [over_lanes(builder, builder.fadd, vector) for vector in vectors]
+    first, second, third, fourth = vectors
+    pairs = _folded(builder, first, second, 1), _folded(builder, third, fourth, 1)
+    sums = _folded(builder, *pairs, 2)  # one of each vector in every four lanes
+    undefined = ir.Constant(FLOATS, ir.Undefined)
+    for width in (8, 4):
+        moved = [(lane + width) % LANES for lane in range(LANES)]
+        others = builder.shuffle_vector(sums, undefined, ir.Constant(WORDS, moved))
+        sums = builder.fadd(sums, others)
+    return [builder.extract_element(sums, I32(lane)) for lane in range(QUERIES)]
+
+
+def _folded(builder: Any, a: Any, b: Any, width: int) -> Any:
+    """Sums of lanes that are ``width`` apart, ``width`` of a and of b in turn."""
+    low = [
+        start + place + side * LANES
+        for start in range(0, LANES, 2 * width)
+        for side in range(2)
+        for place in range(width)
+    ]
+    high = [place + width for place in low]
+    return builder.fadd(
+        builder.shuffle_vector(a, b, ir.Constant(WORDS, low)),
+        builder.shuffle_vector(a, b, ir.Constant(WORDS, high)),
+    )
+
+
+def _scoring(queries: int) -> Callable[[int, int, int, int, int, int, int], None]:
+    """Make `score(q, dim, keys, count, values, room, out)`: out[r, j] = q[r] times key j.
 
     q [queries, dim]; keys [count, dim]; out [queries, room], of which ``count`` are written.
+    ``values`` [count, dim] are asked for meanwhile.
     """
 
-    def score(builder: Any, q: Any, dim: Any, keys: Any, count: Any, room: Any, out: Any) -> None:
+    def score(
+        builder: Any,
+        q: Any,
+        dim: Any,
+        keys: Any,
+        count: Any,
+        values: Any,
+        room: Any,
+        out: Any,
+    ) -> None:
         with cgutils.for_range(builder, count) as key:
             sums = [accumulator(builder) for _ in range(queries)]
             row = builder.mul(key.index, dim)
             with blocks(builder, dim, LANES) as loop:
                 at = builder.mul(loop.index, integer(LANES))
-                value = load(builder, keys, builder.add(row, at))
-                for r, place in enumerate(sums):
+                place = builder.add(row, at)
+                fetch(builder, builder.add(values, builder.mul(place, integer(4))))
+                value = load(builder, keys, place)
+                for r, total in enumerate(sums):
                     query = load(builder, q, builder.add(builder.mul(dim, integer(r)), at))
-                    add_to(builder, place, query, value)
-            for r, place in enumerate(sums):
+                    add_to(builder, total, query, value)
+            scores = _lane_sums(builder, [builder.load(total) for total in sums])
+            for r, value in enumerate(scores):
                 at = builder.add(builder.mul(room, integer(r)), key.index)
-                value = over_lanes(builder, builder.fadd, builder.load(place))
                 builder.store(value, element(builder, out, at, F32))
 
-    made: Callable[..., None] = emitted(types.void, *(types.int64,) * 6)(score)
+    made: Callable[..., None] = emitted(types.void, *(types.int64,) * 7)(score)
     return made
 
 
@@ -313,20 +355,34 @@ def _mixing(queries: int) -> Callable[[int, int, int, int, int, int], None]:
     """
 
     def mix(builder: Any, p: Any, room: Any, values: Any, count: Any, dim: Any, out: Any) -> None:
-        with blocks(builder, dim, LANES) as part:
-            first = builder.mul(part.index, integer(LANES))
-            places = [builder.add(builder.mul(dim, integer(r)), first) for r in range(queries)]
-            sums = [cgutils.alloca_once(builder, FLOATS) for _ in range(queries)]
-            for place, at in zip(sums, places, strict=True):
-                builder.store(load(builder, out, at), place)
+        def mix_part(first: Any, vectors: int) -> None:
+            """Of elements from ``first`` on, some vectors of them."""
+            starts = [builder.add(first, integer(n * LANES)) for n in range(vectors)]
+            places = [
+                builder.add(builder.mul(dim, integer(r)), start)
+                for r in range(queries)
+                for start in starts
+            ]
+            sums = [cgutils.alloca_once(builder, FLOATS) for _ in places]
+            for total, at in zip(sums, places, strict=True):
+                builder.store(load(builder, out, at), total)
             with cgutils.for_range(builder, count) as key:
-                at = builder.add(builder.mul(key.index, dim), first)
-                value = load(builder, values, at)
-                for r, place in enumerate(sums):
+                row = builder.mul(key.index, dim)
+                parts = [load(builder, values, builder.add(row, start)) for start in starts]
+                for r in range(queries):
                     at = builder.add(builder.mul(room, integer(r)), key.index)
-                    add_to(builder, place, splat_at(builder, p, at), value)
-            for place, at in zip(sums, places, strict=True):
-                store(builder, builder.load(place), out, at)
+                    weight = splat_at(builder, p, at)
+                    for n, part in enumerate(parts):
+                        add_to(builder, sums[r * vectors + n], weight, part)
+            for total, at in zip(sums, places, strict=True):
+                store(builder, builder.load(total), out, at)
+
+        wide = 2 * LANES
+        with blocks(builder, dim, wide) as part:
+            mix_part(builder.mul(part.index, integer(wide)), 2)
+        done = builder.and_(dim, integer(-wide))
+        with blocks(builder, builder.sub(dim, done), LANES):
+            mix_part(done, 1)
 
     made: Callable[..., None] = emitted(types.void, *(types.int64,) * 6)(mix)
     return made
