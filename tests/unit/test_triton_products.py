@@ -89,7 +89,7 @@ def test_many_tokens(dtype: torch.dtype, bits: int) -> None:
     """A second block of tokens, a second block of rows, a second step of inputs, all ragged."""
     matrix, *parts = random_packed(70, 128, bits, 64, seed=bits)
     x = torch.randn(18, 128).to(dtype)
-    found = KERNELS.matmul(x, matrix)
+    found = prefill.packed_matmul(x, matrix)
     assert found.dtype == dtype
     assert_near(found, x.double() @ exact(matrix, *parts).T)
 
@@ -114,6 +114,13 @@ def random_experts(widths: tuple[int, ...]) -> tuple[PackedExperts, list[dict[Ma
     return PackedExperts.from_matrices(packed), weights
 
 
+def run_experts(x: Tensor, ids: Tensor, scale: Tensor, experts: PackedExperts) -> Tensor:
+    """By the kernels for as many tokens as there are, in float32, too."""
+    if len(x) < FEW_TOKENS:
+        return KERNELS.experts(x, ids, scale, experts.arena)
+    return prefill.experts_prefill(x, ids, scale, experts.arena)
+
+
 @pytest.mark.parametrize(
     ("tokens", "id_type"), [(1, torch.int64), (FEW_TOKENS - 1, torch.int32), (10, torch.int64)]
 )
@@ -124,7 +131,7 @@ def test_experts_of_mixed_widths(tokens: int, id_type: torch.dtype) -> None:
     scale = torch.rand(tokens, 2)
     ids[1::2, 1] = -1
     scale[1::2, 1] = float("nan")  # of a skipped slot: nobody looks
-    found = KERNELS.experts(x, ids, scale, experts.arena)
+    found = run_experts(x, ids, scale, experts)
     assert_near(found, plain_experts(x, ids, scale, weights))
 
 
@@ -143,7 +150,7 @@ def test_experts_in_16_bits(dtype: torch.dtype, tokens: int) -> None:
 def test_where_all_slots_are_skipped_nothing_is_added(tokens: int) -> None:
     experts, _ = random_experts((1, 2))
     x, ids = torch.randn(tokens, HIDDEN), torch.full((tokens, 2), -1)
-    found = KERNELS.experts(x, ids, torch.ones(tokens, 2), experts.arena)
+    found = run_experts(x, ids, torch.ones(tokens, 2), experts)
     assert torch.equal(found, torch.zeros_like(x))
 
 
@@ -152,7 +159,7 @@ def test_gates_far_below_zero_close(tokens: int) -> None:
     experts, weights = random_experts((2, 3))
     x = 1000 * torch.randn(tokens, HIDDEN)
     ids, scale = torch.tensor([[0, 1]]).repeat(tokens, 1), torch.full((tokens, 2), 0.5)
-    found = KERNELS.experts(x, ids, scale, experts.arena)
+    found = run_experts(x, ids, scale, experts)
     assert_near(found, plain_experts(x, ids, scale, weights))
 
 
@@ -160,8 +167,29 @@ def test_one_expert_for_all_tokens_takes_several_blocks() -> None:
     experts, weights = random_experts((2, 1, 2))
     x = torch.randn(20, HIDDEN)
     ids, scale = torch.full((20, 1), 2), torch.ones(20, 1)
-    found = KERNELS.experts(x, ids, scale, experts.arena)
+    found = run_experts(x, ids, scale, experts)
     assert_near(found, plain_experts(x, ids, scale, weights))
+
+
+def test_grouping_reads_nothing_on_the_host() -> None:
+    """Tensors of the device "meta" have no values that could be read."""
+    blocks = prefill.group_slots(torch.empty(40, 2, dtype=torch.int64, device="meta"), 8, 16)
+    assert blocks.expert.shape == blocks.first.shape == blocks.last.shape == (80 // 16 + 8,)
+
+
+def test_many_tokens_in_float32_are_left_to_plain_products() -> None:
+    """Exact ones, and no tensor cores to gain from."""
+    experts, weights = random_experts((2, 3))
+    x, ids, scale = (
+        torch.randn(FEW_TOKENS, HIDDEN),
+        torch.ones(FEW_TOKENS, 1).long(),
+        torch.ones(FEW_TOKENS, 1),
+    )
+    assert_near(
+        KERNELS.experts(x, ids, scale, experts.arena), plain_experts(x, ids, scale, weights)
+    )
+    gate = experts.matrix(0, "gate")
+    assert_near(KERNELS.matmul(x, gate), x.double() @ weights[0]["gate"].T)
 
 
 def test_blocks_of_slots_by_expert() -> None:

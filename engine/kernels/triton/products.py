@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.kernels import Arena
+from engine.kernels.reference import ReferenceKernels
 from engine.kernels.triton.decode import experts_decode, half_matvec, packed_matvec
 from engine.kernels.triton.prefill import experts_prefill, packed_matmul
 from engine.packing import PackedMatrix
@@ -14,11 +15,20 @@ FEW_TOKENS = 4
 
 
 class TritonKernels:
-    """The packed products in Triton, for tensors on CUDA; sums are float32."""
+    """The packed products in Triton, for tensors on CUDA; sums are float32.
+
+    Many tokens in float32, as while compressing, have no use of tensor cores: whole matrices are
+    dequantized for cuBLAS then.
+    """
+
+    def __init__(self) -> None:
+        self._exact = ReferenceKernels()
 
     def matmul(self, x: Tensor, matrix: PackedMatrix) -> Tensor:
         """Multiply x [T, I] with a packed matrix [O, I] to [T, O], in the type of x."""
         if len(x) >= FEW_TOKENS:
+            if x.dtype == torch.float32:
+                return self._exact.matmul(x, matrix)
             return packed_matmul(x.contiguous(), matrix)
         out = x.new_empty(len(x), matrix.shape.rows)
         packed_matvec(x.contiguous(), matrix, out)
@@ -28,6 +38,8 @@ class TritonKernels:
         """Sum of the chosen experts' outputs; see `Kernels.experts`."""
         x, ids, weights = x.contiguous(), ids.contiguous(), weights.float().contiguous()
         if len(x) >= FEW_TOKENS:
+            if x.dtype == torch.float32:
+                return self._exact.experts(x, ids, weights, arena)
             return experts_prefill(x, ids, weights, arena)
         out = torch.empty_like(x)
         experts_decode(x, ids, weights, arena, out)
