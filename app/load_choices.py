@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app import paths
+from engine.budget import KvBits
 from engine.protocol import from_dict
 
 
@@ -21,6 +22,7 @@ class LoadChoice:
     device: str = "auto"
     context: int | None = None
     force: bool = False
+    kv_bits: KvBits = 16
 
 
 def recall(model: Path) -> LoadChoice | None:

@@ -261,7 +261,9 @@ class ChatScreen(Screen[None]):
     def _load(self) -> None:
         settings = self._services.settings
         chosen = recall(self._model) or LoadChoice(settings.device, settings.context)
-        load = protocol.Load(str(self._model), chosen.device, chosen.context, chosen.force)
+        load = protocol.Load(
+            str(self._model), chosen.device, chosen.context, chosen.force, chosen.kv_bits
+        )
         self._services.engine.send(load)
 
     def _open(self, chat: int | None) -> Conversation:
