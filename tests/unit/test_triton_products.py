@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="no build of triton for this platform")
 from engine.errors import UsageError
 from engine.experts import PackedExperts
 from engine.kernels.triton import decode, prefill
+from engine.kernels.triton.blocks import group_slots
 from engine.kernels.triton.plans import Plan, Work
 from engine.kernels.triton.products import FEW_TOKENS, TritonKernels
 from engine.kernels.triton.tuning import Launch
@@ -173,7 +174,7 @@ def test_one_expert_for_all_tokens_takes_several_blocks() -> None:
 
 def test_grouping_reads_nothing_on_the_host() -> None:
     """Tensors of the device "meta" have no values that could be read."""
-    blocks = prefill.group_slots(torch.empty(40, 2, dtype=torch.int64, device="meta"), 8, 16)
+    blocks = group_slots(torch.empty(40, 2, dtype=torch.int64, device="meta"), 8, 16)
     assert blocks.expert.shape == blocks.first.shape == blocks.last.shape == (80 // 16 + 8,)
 
 
@@ -195,7 +196,7 @@ def test_many_tokens_in_float32_are_left_to_plain_products() -> None:
 def test_blocks_of_slots_by_expert() -> None:
     """Counted by hand: expert 0 has five slots in blocks of two, 1 none, 2 one."""
     ids = torch.tensor([[0, -1], [2, 0], [0, -1], [0, 0]])
-    blocks = prefill.group_slots(ids, 3, 2)
+    blocks = group_slots(ids, 3, 2)
     assert blocks.order.tolist() == [1, 5, 0, 3, 4, 6, 7, 2]
     taken = blocks.expert >= 0
     assert taken.tolist() == [True] * 4 + [False] * 3
