@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.grouping import run_by_expert
 from engine.kernels import Arena, loops
+from engine.kernels.lone import LoneProduct
 from engine.kernels.loops import Ints
 from engine.kernels.step import compiled_step
 from engine.layout import TILE_ROWS, ArenaLayout, PackedShape, Slot
@@ -130,6 +131,10 @@ def _matmul(x: Tensor, packed: PackedArrays, slot: Ints, shape: PackedShape) -> 
     inputs = x.contiguous().numpy()
     out = torch.empty(len(x), shape.rows)
     outputs = out.numpy()
+    if len(x) == 1:
+        lone = LoneProduct(inputs, packed, slot, shape, outputs)
+        _in_parts(shape.tiles, shape.rows * shape.columns, lone.run)
+        return out
     group = shape.group_size
     sums = loops.group_sums(inputs, group)
     _in_parts(

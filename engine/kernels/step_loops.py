@@ -685,3 +685,24 @@ def run(model: Table, layers: Table, call: Table, thread: int) -> None:
         phase += at.PHASES
     _head(model, call, phase, mine)
     _stamp(model, phase, thread)
+
+
+@njit(
+    void(int64[::1], int64[::1], int64, int64, int64, int64, int64),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def multiply(
+    linear: Table, places: Table, mine: int, x: int, first: int, last: int, out: int
+) -> None:
+    """Rows of row tiles ``first`` to ``last`` of the dense layer times x, into ``out`` [rows].
+
+    ``places`` is a row of a model of which only SUMS, PAIRS, QUADS and RESULTS are read.
+    """
+    results, rows = mine + places[at.RESULTS], linear[at.ROWS]
+    for begin in range(first, last, at.TILES):
+        end = min(begin + at.TILES, last)
+        _rows(linear, 0, begin, end, x, mine, places, results)
+        for row in range(begin * TILE_ROWS, min(end * TILE_ROWS, rows)):
+            memory.put_float(out, row, memory.float_at(results, row - begin * TILE_ROWS))
