@@ -19,6 +19,7 @@ if os.name == "nt":  # files are locked, and jobs started and stopped, as POSIX 
 
 from app import about, opening, paths
 from app.commands import (
+    chat,
     chats,
     compress,
     doctor,
@@ -34,7 +35,7 @@ from app.commands import (
 from app.render import safe_text
 from engine.errors import Interrupted, McChatError, UsageError
 
-_GROUPS = (run, chats, plan, compress, watch, hub, models, export, measure, settings, doctor)
+_GROUPS = (run, chat, chats, plan, compress, watch, hub, models, export, measure, settings, doctor)
 _LOG_NAME = "mc-chat.log"
 
 

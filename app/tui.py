@@ -14,6 +14,7 @@ from app import jobs, models, paths, settings
 from app.engine_client import WORKER_COMMAND, EngineClient, WorkerEvent
 from app.history import History
 from app.jobs import JOB_COMMAND
+from app.last_used import last_used
 from app.render import safe_text
 from app.screens.chat import ChatScreen
 from app.screens.help import HelpScreen
@@ -77,19 +78,12 @@ class McChatApp(App[None]):
 
     @work
     async def _open(self) -> None:
-        model = self._model or _last_used(self._services.history)
+        model = self._model or last_used(self._services.history)
         while True:
             if model is not None:
                 await self.push_screen_wait(ChatScreen(model, self._services))
             wizard = WizardScreen(self._services, may_leave=model is not None)
             model = await self.push_screen_wait(wizard) or model
-
-
-def _last_used(history: History) -> Path | None:
-    installed = {model.name: model.folder for model in models.installed()}
-    recent = (chat.model for chat in history.chats() if chat.model in installed)
-    name = next(recent, next(iter(installed), None))
-    return installed[name] if name else None
 
 
 def run(model: str | None = None) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from app import units
 from app.arguments import Commands, add_json, print_json
+from app.asking import Asking, add_asking, asking
 from app.attachments import attach, piped, with_attachments
-from app.commands.asking import Asking, add_asking, asking
 from app.loading import load_session
 from app.progress_line import ProgressLine
 from app.render import safe_text

@@ -24,9 +24,14 @@ _SAMPLING = {
 
 @dataclass(frozen=True)
 class Asking:
-    """How a model is loaded and asked; as in `engine.protocol.Load` and `Generate`."""
+    """How a model is loaded and asked; as in `engine.protocol.Load` and `Generate`.
+
+    ``preset`` names the one that was asked for, ``own_system``: ``system`` was, too.
+    """
 
     system: str
+    own_system: bool
+    preset: str
     sampling: SamplingOptions
     max_tokens: int | None
     stop: tuple[str, ...]
@@ -66,11 +71,11 @@ def asking(options: argparse.Namespace) -> Asking:
     if "" in stop:
         raise UsageError("--stop needs a text")
 
-    system = next(
-        text for text in (options.system, preset.system, defaults.system) if text is not None
-    )
+    systems = (options.system, preset.system, defaults.system)
     return Asking(
-        system=system,
+        system=next(text for text in systems if text is not None),
+        own_system=options.system is not None or preset.system is not None,
+        preset=options.preset or "",
         sampling=dataclasses.replace(preset.sampling(defaults.sampling), **given),
         max_tokens=options.max_tokens or defaults.max_tokens,
         stop=stop,
