@@ -8,8 +8,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from app import paths, settings
-from app.arguments import allowed, positive
+from app.arguments import add_kv_bits, allowed, positive
 from app.settings import Preset
+from engine.budget import KvBits
 from engine.errors import UsageError
 from engine.protocol import PruningMode, SamplingOptions
 
@@ -39,6 +40,7 @@ class Asking:
     device: str
     context: int | None
     force: bool
+    kv_bits: KvBits
 
 
 def add_asking(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +61,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="try it even where the model does not fit the memory"
     )
+    add_kv_bits(parser)
 
 
 def asking(options: argparse.Namespace) -> Asking:
@@ -83,4 +86,5 @@ def asking(options: argparse.Namespace) -> Asking:
         device=options.device or defaults.device,
         context=options.context or defaults.context,
         force=options.force,
+        kv_bits=options.kv_bits,
     )

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 def _load(model: str, how: Asking) -> "Session":
     try:
         with ProgressLine() as line:
-            return load_session(model, how.device, how.context, line, how.force)
+            return load_session(model, how.device, how.context, line, how.force, how.kv_bits)
     except DoesNotFitError as error:
         if how.force:
             raise
