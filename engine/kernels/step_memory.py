@@ -2,9 +2,6 @@
 
 Addresses are plain int64: a table of them describes any number of layers with one compiled type,
 and whoever made the table keeps the memory alive. Nothing is checked.
-
-After a change here, touch `step_loops.py` too: numba's cache on disk looks only at the file of the
-function that it compiled.
 """
 
 import inspect

@@ -12,9 +12,6 @@ speed from main memory.
 
 Other machines mask a code where it stands in its word: x is divided by the power of two that its
 place makes of the code, which is exact, and no shift is left.
-
-After a change here, touch `step_loops.py` too: numba's cache on disk looks only at the file of the
-function that it compiled.
 """
 
 from collections.abc import Callable

@@ -2,9 +2,6 @@
 
 A table of sizes and addresses describes any model with one compiled type. The names are constants
 to numba.
-
-After a change here, touch `step_loops.py` too: numba's cache on disk looks only at the file of the
-function that it compiled.
 """
 
 LINEAR_FIELDS = 8

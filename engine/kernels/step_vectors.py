@@ -3,9 +3,6 @@
 Vectors have 16 lanes, which LLVM splits into as many registers as the machine needs; every count
 is a multiple of 16 unless said otherwise. Nothing is reordered (see `simd`): what is summed in
 lanes is summed in the same lanes every time.
-
-After a change here, touch `step_loops.py` too: numba's cache on disk looks only at the file of the
-function that it compiled.
 """
 
 from collections.abc import Callable, Sequence
