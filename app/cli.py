@@ -21,6 +21,7 @@ from app import about, opening, paths
 from app.commands import (
     chat,
     chats,
+    completion,
     compress,
     doctor,
     export,
@@ -35,7 +36,10 @@ from app.commands import (
 from app.render import safe_text
 from engine.errors import Interrupted, McChatError, UsageError
 
-_GROUPS = (run, chat, chats, plan, compress, watch, hub, models, export, measure, settings, doctor)
+_GROUPS = (
+    *(run, chat, chats, plan, compress, watch, hub, models, export, measure, settings, doctor),
+    completion,
+)
 _LOG_NAME = "mc-chat.log"
 
 
