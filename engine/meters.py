@@ -54,6 +54,8 @@ class ReplyMeter:
             prune_ratio=activity.prune_ratio,
             prune_ratio_now=recent.prune_ratio,
             prune_ratio_layers=activity.prune_ratio_layers,
+            expert_runs=activity.runs,
+            skipped=activity.skipped,
             tokens_per_second=self.tokens_per_second,
             time_to_first_token=self.time_to_first_token,
             context_used=context_used,

@@ -58,7 +58,7 @@ class Load:
 @dataclass(frozen=True)
 class Generate:
     """Answer ``messages``; where they end with an assistant's turn, go on with it: the events carry
-    what is new. ``id`` names the reply in all events."""
+    what is new. ``id`` names the reply in all events. ``pruning_strength`` as in `SetPruning`."""
 
     id: int
     messages: tuple[Message, ...]
@@ -66,6 +66,7 @@ class Generate:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     pruning: PruningMode = "odp"
+    pruning_strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,11 @@ class Cancel:
 
 @dataclass(frozen=True)
 class SetPruning:
-    """Change the pruning mode, of a running reply too: it holds from the next token."""
+    """Change the pruning, of a running reply too: it holds from the next token. ``strength``
+    scales ODP's thresholds, 0 to 2: 0 prunes nothing, 1 is what was learned."""
 
     mode: PruningMode
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class Meters:
     ``activated_params``: parameters a token really passed through; ``activated_fraction``: their
     share of the whole model's; ``prune_ratio``: skipped expert slots / routed slots, over prompt
     and reply; ``prune_ratio_now``: the same over the last few tokens; ``prune_ratio_layers``: per
-    layer.
+    layer. ``expert_runs[layer][expert]`` and ``skipped[layer]`` count slots since the reply began.
     """
 
     activated_params: int = 0
@@ -150,6 +153,8 @@ class Meters:
     prune_ratio: float = 0.0
     prune_ratio_now: float = 0.0
     prune_ratio_layers: tuple[float, ...] = ()
+    expert_runs: tuple[tuple[int, ...], ...] = ()
+    skipped: tuple[int, ...] = ()
     tokens_per_second: float = 0.0
     time_to_first_token: float = 0.0
     context_used: int = 0

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -15,6 +15,9 @@ from engine.manifest import LayerRecord
 
 PROTECTED_SHARE = 0.02
 """Share of a prompt's tokens that keep all their experts (the paper's 2 %)."""
+
+STRONGEST = 2.0
+"""What thresholds are multiplied with at most."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,15 @@ class OdpPruning:
             tuple(layer.odp_threshold for layer in layers),
             tuple(layer.odp_quantile for layer in layers),
         )
+
+    def scaled(self, strength: float) -> "OdpPruning":
+        """With all thresholds times ``strength``: 0 skips nothing, above 1 more than was learned.
+
+        Raises UsageError for what is not from 0 to `STRONGEST`.
+        """
+        if not 0 <= strength <= STRONGEST:  # nor not a number
+            raise UsageError(f"pruning has a strength from 0 to {STRONGEST:g}, not {strength:g}")
+        return replace(self, thresholds=tuple(strength * level for level in self.thresholds))
 
     def decode_rule(self, num_layers: int) -> DecodeRule:
         """Its thresholds and quantiles."""

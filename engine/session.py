@@ -84,7 +84,8 @@ class Session:
         self.generator = generator
         self._workspace = workspace
         self._weights = generator.model.memory_bytes()
-        self._odp = _odp(checkpoint.manifest)
+        manifest = checkpoint.manifest
+        self._odp = None if manifest is None else OdpPruning.from_records(manifest.layers)
 
     @classmethod
     def load(
@@ -156,11 +157,12 @@ class Session:
         question: Question,
         pruning: Callable[[], PruningMode],
         cancelled: Callable[[], bool],
+        strength: Callable[[], float] = lambda: 1.0,
     ) -> Reply:
         """Begin to answer; iterate over the reply for its text.
 
-        ``pruning`` and ``cancelled`` are asked before every forward pass. Raises ContextFullError
-        and UsageError.
+        ``pruning``, its ``strength`` and ``cancelled`` are asked before every forward pass. Raises
+        ContextFullError and UsageError.
         """
         return self.generator.start(
             Request(
@@ -169,7 +171,7 @@ class Session:
                 max_tokens=question.max_tokens,
                 stop=question.stop,
                 continues=continues(question.messages),
-                pruning=lambda: self.pruning(pruning()),
+                pruning=lambda: self.pruning(pruning(), strength()),
                 cancelled=cancelled,
             )
         )
@@ -183,9 +185,14 @@ class Session:
         with _memory_errors(self._device, self._advice):
             yield from reply
 
-    def pruning(self, mode: PruningMode) -> Pruning:
-        """What a mode means for this model."""
-        return NO_PRUNING if mode == "off" else self._odp
+    def pruning(self, mode: PruningMode, strength: float = 1.0) -> Pruning:
+        """What a mode means for this model; ODP's thresholds are scaled by ``strength``.
+
+        An original has none, and prunes nothing. Raises UsageError for an impossible strength.
+        """
+        if mode == "off" or self._odp is None:
+            return NO_PRUNING
+        return self._odp if strength == 1.0 else self._odp.scaled(strength)
 
     def meters(self, reply: Reply) -> Meters:
         """The gauges of a reply, running or ended."""
@@ -209,11 +216,6 @@ class Session:
         now = self.memory()
         free = now.free + now.weights + now.kv_cache
         return self._checkpoint.advice(self.generator.cache.capacity, self._device.kind, free)
-
-
-def _odp(manifest: Manifest | None) -> Pruning:
-    """ODP with the checkpoint's learned thresholds; an original has none and prunes nothing."""
-    return NO_PRUNING if manifest is None else OdpPruning.from_records(manifest.layers)
 
 
 @contextmanager

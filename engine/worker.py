@@ -58,6 +58,7 @@ class Wish:
 
     reply: int
     pruning: PruningMode
+    strength: float = 1.0
     cancelled: bool = False
 
 
@@ -70,7 +71,7 @@ class Wishes:
 
     def expect(self, request: Generate) -> Wish:
         """A reply was asked for."""
-        wish = Wish(request.id, request.pruning)
+        wish = Wish(request.id, request.pruning, request.pruning_strength)
         with self._lock:
             self._open.append(wish)
         return wish
@@ -87,11 +88,11 @@ class Wishes:
             for wish in self._open:
                 wish.cancelled = True
 
-    def prune(self, mode: PruningMode) -> None:
-        """Change the mode of every reply that is not over."""
+    def prune(self, mode: PruningMode, strength: float) -> None:
+        """Change the pruning of every reply that is not over."""
         with self._lock:
             for wish in self._open:
-                wish.pruning = mode
+                wish.pruning, wish.strength = mode, strength
 
     def close(self, wish: Wish) -> None:
         """The reply is over."""
@@ -146,8 +147,8 @@ class Worker:
         match request:
             case Cancel(id=reply):
                 self._wishes.cancel(reply)
-            case SetPruning(mode=mode):
-                self._wishes.prune(mode)
+            case SetPruning(mode=mode, strength=strength):
+                self._wishes.prune(mode, strength)
             case Generate():
                 self._tasks.put(_Task(request, self._wishes.expect(request)))
             case Load() | Detect() | Unload():
@@ -200,7 +201,9 @@ class Worker:
         if self._session is None:
             raise UsageError("no model is loaded; load one first")
         session, id = self._session, request.id
-        reply = session.start(request, lambda: wish.pruning, lambda: wish.cancelled)
+        reply = session.start(
+            request, lambda: wish.pruning, lambda: wish.cancelled, lambda: wish.strength
+        )
         text, due = "", 0.0
         for piece in session.run(reply):
             if piece:

@@ -256,6 +256,23 @@ def test_pruning_can_be_switched_during_a_reply(loaded: Process) -> None:
     assert switched > 0
     assert throughout > 0
 
+    none = prune_ratio(Generate(33, HELLO, pruning_strength=0.0, **long))
+    strongest = prune_ratio(Generate(34, HELLO, pruning_strength=2.0, **long))
+    weakened = prune_ratio(
+        Generate(35, HELLO, pruning_strength=2.0, **long), SetPruning("odp", 0.0)
+    )
+    assert none == 0
+    assert strongest > throughout
+    assert weakened < strongest
+
+
+def test_an_impossible_strength_fails_one_reply_only(loaded: Process) -> None:
+    loaded.send(Generate(36, HELLO, max_tokens=2, pruning_strength=3.0))
+    assert isinstance(event := loaded.next(), Failed)
+    assert (event.id, event.kind) == (36, "UsageError")
+    loaded.send(Generate(37, HELLO, max_tokens=2))
+    assert loaded.until(Finished)[0].id == 37
+
 
 def test_unloading_gives_the_memory_back(tmp_path: Path, demo: Path) -> None:
     process = Process(tmp_path)

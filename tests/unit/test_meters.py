@@ -63,6 +63,14 @@ def test_prune_ratios_over_the_reply_per_layer_and_now(model: Model) -> None:
     assert second.prune_ratio_now == 0.5, "only the token since the reading before"
 
 
+def test_runs_of_each_expert_and_what_was_skipped_are_told(model: Model) -> None:
+    meter = ReplyMeter(model)
+    record(meter, (0, 1), (3, 0), (2, -1))
+    meters = meter.read(0, 0, Memory())
+    assert meters.expert_runs == ((2, 1, 1, 1),) * len(EXPERT_BITS)
+    assert meters.skipped == (1,) * len(EXPERT_BITS)
+
+
 def test_an_unused_meter_is_all_zeros(model: Model) -> None:
     meters = ReplyMeter(model).read(0, 0, Memory())
     assert (meters.activated_params, meters.activated_bytes, meters.prune_ratio) == (0, 0, 0)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -134,6 +136,23 @@ def test_the_rule_of_a_pruning_says_what_it_does_while_decoding(
     assert torch.equal(
         pruned.weights[~kept], torch.tensor([1.0, 0.0]).expand(int((~kept).sum()), 2)
     )
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0])
+def test_strength_scales_where_the_second_expert_stays(strength: float) -> None:
+    torch.manual_seed(3)
+    odp = OdpPruning((0.3, 0.6), (math.inf, math.inf)).scaled(strength)
+    routing, tokens = random_routing(200), torch.randn(200, 8)
+    pruned = odp.prune(1, routing, tokens, statistics(200, 1, decoding=True))
+    kept = routing.weights[:, 1] >= strength * 0.6 * routing.weights[:, 0]
+    assert torch.equal(pruned.ids[:, 1] >= 0, kept)
+    assert strength > 0 or kept.all()
+
+
+@pytest.mark.parametrize("strength", [-0.1, 2.1, math.nan, math.inf])
+def test_an_impossible_strength_is_refused(strength: float) -> None:
+    with pytest.raises(UsageError, match="from 0 to 2, not"):
+        OdpPruning((0.5,), (0.5,)).scaled(strength)
 
 
 def test_other_than_top_two_is_refused_in_one_line() -> None:
