@@ -99,8 +99,8 @@ class DecodeStep:
     def takes(self, cache: KVCache, rule: DecodeRule) -> bool:
         """Whether it can go on from this cache and prune by this rule."""
         keys = cache.layers[0].keys
-        plain = keys.dtype == torch.float32 and keys.is_cpu and len(keys) == 1
-        return plain and (self._config.top_k == 2 or rule == _unpruned(self._config.num_layers))
+        known = keys.dtype in (torch.float32, torch.int8) and keys.is_cpu and len(keys) == 1
+        return known and (self._config.top_k == 2 or rule == _unpruned(self._config.num_layers))
 
     def run(self, token: int, cache: KVCache, rule: DecodeRule) -> Tensor:
         """Logits float32 [V] of a token after those in the cache, where keys and values are put.
@@ -156,6 +156,10 @@ class DecodeStep:
         """Note where a cache lies, and make room for as many parts as it may have."""
         for row, layer in zip(self._layers, cache.layers, strict=True):
             row[at.KEYS], row[at.VALUES] = layer.keys.data_ptr(), layer.values.data_ptr()
+            row[at.KEY_SCALES], row[at.VALUE_SCALES] = (
+                0 if scales is None else scales.data_ptr()
+                for scales in (layer.key_scales, layer.value_scales)
+            )
         config, parts = self._config, -(-cache.capacity // at.SPLIT_KEYS)
         self._mixtures = _floats(config.num_heads * parts * config.head_dim)
         self._facts = _floats(config.num_heads * parts * 3)

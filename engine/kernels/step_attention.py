@@ -6,11 +6,13 @@
 from math import exp, inf, sqrt
 
 from numba import float32, njit
+from numpy import rint
 
+from engine.cache import MAX_CODE, MIN_SCALE
 from engine.kernels import step_memory as memory
 from engine.kernels import step_table as at
 from engine.kernels import step_vectors as vectors
-from engine.kernels.step_work import FLOAT, INT, OPTIONS, Table, done, take, tiles_of, wait
+from engine.kernels.step_work import FLOAT, HALF, INT, OPTIONS, Table, done, take, tiles_of, wait
 from engine.layout import TILE_ROWS
 
 
@@ -47,34 +49,45 @@ def attend(model: Table, layer: Table, call: Table, phase: int, mine: int) -> No
         begin = first_key + part * at.SPLIT_KEYS
         end = min(begin + at.SPLIT_KEYS, call[at.POSITION] + 1)
         if part == parts - 1:
-            _remember(model, layer, call, head)
+            _remember(model, layer, call, head, mine)
         _attend_part(model, layer, call, head, part, begin, end, mine)
         done(progress, 1)
     wait(model, phase, total)
 
 
 @njit(**OPTIONS)
-def _remember(model: Table, layer: Table, call: Table, head: int) -> None:
+def _remember(model: Table, layer: Table, call: Table, head: int, mine: int) -> None:
     """Write the token's key and value of one head into the cache."""
-    dim = model[at.HEAD_DIM]
-    row = (head * model[at.CAPACITY] + call[at.POSITION]) * dim * FLOAT
-    key = model[at.PROJECTED] + tiles_of(layer, at.QUERY) * TILE_ROWS * FLOAT
+    dim, place = model[at.HEAD_DIM], head * model[at.CAPACITY] + call[at.POSITION]
+    key = model[at.PROJECTED] + (tiles_of(layer, at.QUERY) * TILE_ROWS + head * dim) * FLOAT
     value = key + tiles_of(layer, at.KEY) * TILE_ROWS * FLOAT
-    own = head * dim * FLOAT
-    _rotate(key + own, call, dim, float32(1), layer[at.KEYS] + row)
-    vectors.widen_floats(value + own, dim, layer[at.VALUES] + row)
+    if layer[at.KEY_SCALES] == 0:
+        row = place * dim * FLOAT
+        _rotate(key, call, dim, float32(1), layer[at.KEYS] + row)
+        vectors.widen_floats(value, dim, layer[at.VALUES] + row)
+    else:
+        rotated = mine + model[at.QUERIES]
+        _rotate(key, call, dim, float32(1), rotated)
+        _round(rotated, dim, layer[at.KEYS] + place * dim, layer[at.KEY_SCALES], place)
+        _round(value, dim, layer[at.VALUES] + place * dim, layer[at.VALUE_SCALES], place)
+
+
+@njit(**OPTIONS)
+def _round(x: int, dim: int, codes: int, scales: int, place: int) -> None:
+    """As `engine.cache.round_to_codes` does."""
+    most = float32(0)
+    for element in range(dim):
+        most = max(most, abs(memory.float_at(x, element)))
+    memory.put_half(scales, place, max(most / float32(MAX_CODE), float32(MIN_SCALE)))
+    scale = memory.half_at(scales, place)
+    for element in range(dim):
+        code = int(rint(memory.float_at(x, element) / scale))
+        memory.put_byte(codes, element, min(max(code, -MAX_CODE), MAX_CODE))
 
 
 @njit(**OPTIONS)
 def _attend_part(
-    model: Table,
-    layer: Table,
-    call: Table,
-    head: int,
-    part: int,
-    begin: int,
-    end: int,
-    mine: int,
+    model: Table, layer: Table, call: Table, head: int, part: int, begin: int, end: int, mine: int
 ) -> None:
     """What keys ``begin`` to ``end`` give the queries of a key head.
 
@@ -82,10 +95,9 @@ def _attend_part(
     of exp(score - largest), the score of the last key.
     """
     dim, sharing = model[at.HEAD_DIM], model[at.HEADS] // model[at.KV_HEADS]
-    queries, scores = mine + model[at.QUERIES], mine + model[at.SCORES]
-    size, room = dim * FLOAT, at.KEY_BLOCK
-    place = (head * model[at.SPLITS] + part) * sharing
-    mixtures, facts = model[at.MIXTURES] + place * size, model[at.FACTS] + place * 3 * FLOAT
+    queries, size = mine + model[at.QUERIES], dim * FLOAT
+    first = (head * model[at.SPLITS] + part) * sharing
+    mixtures, facts = model[at.MIXTURES] + first * size, model[at.FACTS] + first * 3 * FLOAT
     scale = float32(1) / float32(sqrt(float32(dim)))
     vectors.clear(mixtures, sharing * dim)
     for r in range(sharing):
@@ -93,32 +105,73 @@ def _attend_part(
         _rotate(query, call, dim, scale, queries + r * size)
         memory.put_float(facts, 3 * r, float32(-inf))
         memory.put_float(facts, 3 * r + 1, float32(0))
+    scores = mine + model[at.SCORES]
     for start in range(begin, end, at.KEY_BLOCK):
-        count = min(at.KEY_BLOCK, end - start)
-        row = (head * model[at.CAPACITY] + start) * size
-        keys, values = layer[at.KEYS] + row, layer[at.VALUES] + row
-        r = 0
-        while r < sharing:
-            out = scores + r * room * FLOAT
-            if sharing - r >= vectors.QUERIES:
-                vectors.score_some(queries + r * size, dim, keys, count, values, room, out)
-                r += vectors.QUERIES
-            else:
-                vectors.score_one(queries + r * size, dim, keys, count, values, room, out)
-                r += 1
+        count, place = min(at.KEY_BLOCK, end - start), head * model[at.CAPACITY] + start
+        _score(layer, place, count, dim, sharing, queries, scores)
         for r in range(sharing):
-            _weigh(
-                scores + r * room * FLOAT, count, dim, mixtures + r * size, facts + 3 * r * FLOAT
-            )
-        r = 0
-        while r < sharing:
-            weights = scores + r * room * FLOAT
-            if sharing - r >= vectors.QUERIES:
-                vectors.mix_some(weights, room, values, count, dim, mixtures + r * size)
-                r += vectors.QUERIES
-            else:
-                vectors.mix_one(weights, room, values, count, dim, mixtures + r * size)
-                r += 1
+            of_query = scores + r * at.KEY_BLOCK * FLOAT
+            _scale(of_query, layer[at.KEY_SCALES], place, count)
+            _weigh(of_query, count, dim, mixtures + r * size, facts + 3 * r * FLOAT)
+            _scale(of_query, layer[at.VALUE_SCALES], place, count)
+        _mix(layer, place, count, dim, sharing, scores, mixtures)
+
+
+@njit(**OPTIONS)
+def _score(
+    layer: Table, place: int, count: int, dim: int, sharing: int, queries: int, out: int
+) -> None:
+    """Products of the queries with ``count`` keys from ``place`` on, [R, KEY_BLOCK]."""
+    room, codes = at.KEY_BLOCK, layer[at.KEY_SCALES] != 0
+    row = place * dim * (1 if codes else FLOAT)
+    keys, values = layer[at.KEYS] + row, layer[at.VALUES] + row
+    r = 0
+    while r < sharing:
+        q, scores = queries + r * dim * FLOAT, out + r * room * FLOAT
+        some = sharing - r >= vectors.QUERIES
+        if some and codes:
+            vectors.score_some_codes(q, dim, keys, count, values, room, scores)
+        elif some:
+            vectors.score_some(q, dim, keys, count, values, room, scores)
+        elif codes:
+            vectors.score_one_codes(q, dim, keys, count, values, room, scores)
+        else:
+            vectors.score_one(q, dim, keys, count, values, room, scores)
+        r += vectors.QUERIES if some else 1
+
+
+@njit(**OPTIONS)
+def _mix(
+    layer: Table, place: int, count: int, dim: int, sharing: int, weights: int, out: int
+) -> None:
+    """Add ``count`` values from ``place`` on, by their weights [R, KEY_BLOCK], to [R, D]."""
+    room, codes = at.KEY_BLOCK, layer[at.VALUE_SCALES] != 0
+    values = layer[at.VALUES] + place * dim * (1 if codes else FLOAT)
+    r = 0
+    while r < sharing:
+        of_query, mixture = weights + r * room * FLOAT, out + r * dim * FLOAT
+        some = sharing - r >= vectors.QUERIES
+        if some and codes:
+            vectors.mix_some_codes(of_query, room, values, count, dim, mixture)
+        elif some:
+            vectors.mix_some(of_query, room, values, count, dim, mixture)
+        elif codes:
+            vectors.mix_one_codes(of_query, room, values, count, dim, mixture)
+        else:
+            vectors.mix_one(of_query, room, values, count, dim, mixture)
+        r += vectors.QUERIES if some else 1
+
+
+@njit(**OPTIONS)
+def _scale(x: int, scales: int, place: int, count: int) -> None:
+    """Multiply x by ``count`` scales from ``place`` on, where the cache has any."""
+    if scales == 0:
+        return
+    whole = count // vectors.LANES * vectors.LANES
+    vectors.multiply_halves(x, scales + place * HALF, whole)
+    for index in range(whole, count):
+        scaled = memory.float_at(x, index) * memory.half_at(scales, place + index)
+        memory.put_float(x, index, scaled)
 
 
 @njit(**OPTIONS)

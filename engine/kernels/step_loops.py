@@ -341,7 +341,8 @@ def _stamp(model: Table, phase: int, thread: int) -> None:
 def _sources() -> int:
     """A number that changes with the code of the step."""
     folder = Path(__file__).parent
-    files = [*sorted(folder.glob("step_*.py")), folder.parent / "layout.py"]
+    others = (folder.parent / name for name in ("cache.py", "layout.py"))
+    files = [*sorted(folder.glob("step_*.py")), *others]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
     return int.from_bytes(digest[:7], "little")
 

@@ -82,6 +82,33 @@ def put_int(builder: Any, address: Any, index: Any, value: Any) -> None:
     builder.store(value, element(builder, address, index, I64))
 
 
+@emitted(types.void, types.int64, types.int64, types.int64)
+def put_byte(builder: Any, address: Any, index: Any, value: Any) -> None:
+    """Write element ``index`` of an array of int8."""
+    builder.store(builder.trunc(value, I8), element(builder, address, index, I8))
+
+
+_HALF_BIAS = (127 - 15) << 10
+"""Between the exponents of a float32 and of a float16."""
+
+
+@emitted(types.float32, types.int64, types.int64)
+def half_at(builder: Any, address: Any, index: Any) -> Any:
+    """Element ``index`` of an array of float16 that are positive and normal numbers."""
+    half = builder.zext(builder.load(element(builder, address, index, I16)), I32)
+    return builder.bitcast(builder.shl(builder.add(half, I32(_HALF_BIAS)), I32(13)), F32)
+
+
+@emitted(types.void, types.int64, types.int64, types.float32)
+def put_half(builder: Any, address: Any, index: Any, value: Any) -> None:
+    """Round a positive number that float16 holds as a normal one to it, ties to even."""
+    bits = builder.bitcast(value, I32)
+    odd = builder.and_(builder.lshr(bits, I32(13)), I32(1))
+    rounded = builder.add(builder.add(bits, I32((1 << 12) - 1)), odd)
+    half = builder.sub(builder.lshr(rounded, I32(13)), I32(_HALF_BIAS))
+    builder.store(builder.trunc(half, I16), element(builder, address, index, I16))
+
+
 @emitted(types.int64, types.int64)
 def shared_int(builder: Any, address: Any) -> Any:
     """An int64 that other threads write; what they wrote before it is seen, too."""

@@ -12,17 +12,18 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from engine.kernels.step_memory import F32, I16, I32, I64, element, emitted, pointer
+from engine.kernels.step_memory import F32, I8, I16, I32, I64, element, emitted, pointer
 
 LANES = 16
 FLOATS = ir.VectorType(F32, LANES)
 WORDS = ir.VectorType(I32, LANES)
 _HALVES = ir.VectorType(I16, LANES)
+_BYTES = ir.VectorType(I8, LANES)
 FUSED = ("contract",)
 """Multiply and add in one instruction."""
 
-FLOAT_KIND, HALF_KIND, BRAIN_KIND = 0, 1, 2
-"""How a number is stored: float32, float16, bfloat16."""
+FLOAT_KIND, HALF_KIND, BRAIN_KIND, CODE_KIND = range(4)
+"""How a number is stored: float32, float16, bfloat16, int8."""
 
 QUERIES = 4
 """Queries that share a pass over the keys of their head."""
@@ -49,7 +50,7 @@ def integer(value: int) -> ir.Constant:
 def load(builder: Any, address: Any, index: Any, kind: ir.VectorType = FLOATS) -> Any:
     """A vector that begins at element ``index`` of an array, aligned like one element."""
     place = element(builder, address, index, kind.element)
-    align = 2 if kind is _HALVES else 4
+    align = {_HALVES: 2, _BYTES: 1}.get(kind, 4)
     return builder.load(builder.bitcast(place, kind.as_pointer()), align=align)
 
 
@@ -101,7 +102,16 @@ def _brain_floats(builder: Any, address: Any, index: Any) -> Any:
     return builder.bitcast(builder.shl(wide, word_lanes(16)), FLOATS)
 
 
-_LOADERS: tuple[Callable[[Any, Any, Any], Any], ...] = (load, half_floats, _brain_floats)
+def _code_floats(builder: Any, address: Any, index: Any) -> Any:
+    return builder.sitofp(builder.sext(load(builder, address, index, _BYTES), WORDS), FLOATS)
+
+
+_LOADERS: tuple[Callable[[Any, Any, Any], Any], ...] = (
+    load,
+    half_floats,
+    _brain_floats,
+    _code_floats,
+)
 """By kind."""
 
 
@@ -305,12 +315,13 @@ def _folded(builder: Any, a: Any, b: Any, width: int) -> Any:
     )
 
 
-def _scoring(queries: int) -> Callable[[int, int, int, int, int, int, int], None]:
+def _scoring(queries: int, kind: int) -> Callable[[int, int, int, int, int, int, int], None]:
     """Make `score(q, dim, keys, count, values, room, out)`: out[r, j] = q[r] times key j.
 
-    q [queries, dim]; keys [count, dim]; out [queries, room], of which ``count`` are written.
-    ``values`` [count, dim] are asked for meanwhile.
+    q [queries, dim]; keys [count, dim] of a kind; out [queries, room], of which ``count`` are
+    written. ``values``, like the keys, are asked for meanwhile.
     """
+    size = 4 if kind == FLOAT_KIND else 1
 
     def score(
         builder: Any,
@@ -328,8 +339,8 @@ def _scoring(queries: int) -> Callable[[int, int, int, int, int, int, int], None
             with blocks(builder, dim, LANES) as loop:
                 at = builder.mul(loop.index, integer(LANES))
                 place = builder.add(row, at)
-                fetch(builder, builder.add(values, builder.mul(place, integer(4))))
-                value = load(builder, keys, place)
+                fetch(builder, builder.add(values, builder.mul(place, integer(size))))
+                value = _LOADERS[kind](builder, keys, place)
                 for r, total in enumerate(sums):
                     query = load(builder, q, builder.add(builder.mul(dim, integer(r)), at))
                     add_to(builder, total, query, value)
@@ -342,13 +353,15 @@ def _scoring(queries: int) -> Callable[[int, int, int, int, int, int, int], None
     return made
 
 
-score_one, score_some = _scoring(1), _scoring(QUERIES)
+score_one, score_some = (_scoring(queries, FLOAT_KIND) for queries in (1, QUERIES))
+score_one_codes, score_some_codes = (_scoring(queries, CODE_KIND) for queries in (1, QUERIES))
 
 
-def _mixing(queries: int) -> Callable[[int, int, int, int, int, int], None]:
+def _mixing(queries: int, kind: int) -> Callable[[int, int, int, int, int, int], None]:
     """Make `mix(p, room, values, count, dim, out)`: out[r] += sum over j of p[r, j] * value j.
 
-    p [queries, room], of which ``count`` are read; values [count, dim]; out [queries, dim].
+    p [queries, room], of which ``count`` are read; values [count, dim] of a kind;
+    out [queries, dim].
     """
 
     def mix(builder: Any, p: Any, room: Any, values: Any, count: Any, dim: Any, out: Any) -> None:
@@ -365,7 +378,9 @@ def _mixing(queries: int) -> Callable[[int, int, int, int, int, int], None]:
                 builder.store(load(builder, out, at), total)
             with cgutils.for_range(builder, count) as key:
                 row = builder.mul(key.index, dim)
-                parts = [load(builder, values, builder.add(row, start)) for start in starts]
+                parts = [
+                    _LOADERS[kind](builder, values, builder.add(row, start)) for start in starts
+                ]
                 for r in range(queries):
                     at = builder.add(builder.mul(room, integer(r)), key.index)
                     weight = splat_at(builder, p, at)
@@ -385,7 +400,17 @@ def _mixing(queries: int) -> Callable[[int, int, int, int, int, int], None]:
     return made
 
 
-mix_one, mix_some = _mixing(1), _mixing(QUERIES)
+mix_one, mix_some = (_mixing(queries, FLOAT_KIND) for queries in (1, QUERIES))
+mix_one_codes, mix_some_codes = (_mixing(queries, CODE_KIND) for queries in (1, QUERIES))
+
+
+@emitted(types.void, types.int64, types.int64, types.int64)
+def multiply_halves(builder: Any, x: Any, halves: Any, count: Any) -> None:
+    """Multiply x by float16 numbers, in place."""
+    with blocks(builder, count, LANES) as loop:
+        at = builder.mul(loop.index, integer(LANES))
+        value = builder.fmul(load(builder, x, at), half_floats(builder, halves, at))
+        store(builder, value, x, at)
 
 
 @emitted(types.float32, types.int64, types.int64)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numba import float32, njit
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from engine import threads
 from engine.cache import KVCache
 from engine.counters import Counters
 from engine.errors import ContextFullError, UsageError
+from engine.kernels import step_memory as memory
 from engine.kernels import step_vectors as vectors
 from engine.kernels.step import Decoder
 from engine.kernels.step_products import PERMUTING, block_product, table_maker
@@ -269,19 +272,64 @@ def test_another_cache_and_another_rule_are_noticed() -> None:
 
 
 def test_what_the_step_does_not_know_goes_through_the_layers() -> None:
-    shapes = (Shape(head_dim=24, hidden=96), Shape())
-    odd, plain = map(random_model, shapes)
+    odd, plain = map(random_model, (Shape(head_dim=24, hidden=96), Shape()))
     assert not is_compiled(odd, prefilled(odd, 2))
-    eight_bits = KVCache(plain.config, 8, bits=8)
     two = KVCache(plain.config, 8, batch=2)
-    assert not is_compiled(plain, eight_bits)
     assert not is_compiled(plain, two)
-    for cache in (eight_bits, two):
-        tokens = torch.arange(3).expand(len(cache.layers[0].keys), 3)
-        model_logits = plain.forward(tokens, cache)
-        plain.forward(tokens[:, :1], cache)
-        assert cache.length == 4
-        assert model_logits.isfinite().all()
+    tokens = torch.arange(3).expand(2, 3)
+    plain.forward(tokens, two)
+    assert plain.forward(tokens[:, :1], two).isfinite().all()
+    assert two.length == 4
+
+
+@pytest.mark.parametrize("count", [4, KEY_BLOCK + 3, SPLIT_KEYS + 40])
+@pytest.mark.parametrize("sharing", [1, 5])
+def test_a_cache_of_8_bits(count: int, sharing: int) -> None:
+    """Codes and scales are those of the layers but where rounding was about to tip over."""
+    model = random_model(Shape(heads=2 * sharing, head_dim=32))
+    caches = [KVCache(model.config, count + 4, bits=8) for _ in range(2)]
+    for cache in caches:
+        torch.manual_seed(0)
+        for layer in cache.layers:
+            assert layer.key_scales is not None
+            assert layer.value_scales is not None
+            for codes, scales in (
+                (layer.keys, layer.key_scales),
+                (layer.values, layer.value_scales),
+            ):
+                codes[:, :, :count].random_(-127, 128)
+                scales[:, :, :count].uniform_(0.005, 0.03)
+        cache.length = count
+    assert is_compiled(model, caches[0])
+    for token in range(4):
+        found, _ = decoded(model, token, caches[0])
+        expected, _ = decoded(model, token, caches[1], General(NO_PRUNING))
+        error = (found - expected).abs().max() / expected.abs().max()
+        assert error < 1e-3  # a code that tips over moves a value by a 127th
+    for ours, theirs in zip(caches[0].layers, caches[1].layers, strict=True):
+        for name in ("keys", "values"):
+            moved = (getattr(ours, name).int() - getattr(theirs, name).int()).abs()
+            assert moved.max() <= 1
+            assert (moved > 0).sum() <= 4
+        for name in ("key_scales", "value_scales"):
+            torch.testing.assert_close(
+                getattr(ours, name), getattr(theirs, name), rtol=1e-3, atol=0
+            )
+
+
+@given(value=st.floats(2.0**-14, 65500, width=32))
+def test_positive_numbers_round_to_halves_as_torch_rounds(value: float) -> None:
+    place = torch.zeros(1, dtype=torch.float16)
+    expected = torch.tensor(value, dtype=torch.float32).half()
+    back = rounded_to_half(place.data_ptr(), value)
+    assert torch.equal(place[0], expected)
+    assert back == float(expected)
+
+
+@njit(error_model="numpy")
+def rounded_to_half(address, value):  # type: ignore[no-untyped-def]
+    memory.put_half(address, 0, float32(value))
+    return memory.half_at(address, 0)
 
 
 def test_the_first_token_is_a_prompt() -> None:
