@@ -5,10 +5,6 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-LOG_LIMIT = 2**20
-"""Bytes after which a log file starts anew."""
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,10 +38,3 @@ def child_environment() -> dict[str, str]:
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(_PACKAGE_ROOT), *([inherited] if inherited else [])])
     return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"}
-
-
-def open_log(path: Path) -> BinaryIO:
-    """Open a child's log to append to. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    full = path.exists() and path.stat().st_size > LOG_LIMIT
-    return path.open("wb" if full else "ab")

@@ -33,6 +33,7 @@ from app.commands import (
     settings,
     watch,
 )
+from app.logs import open_log
 from app.render import safe_text
 from engine.errors import Interrupted, McChatError, UsageError
 
@@ -108,14 +109,20 @@ def _complain(message: str) -> None:
 def _unexpected(error: Exception) -> str:
     """One line for the user; the traceback goes to the log."""
     what = f"unexpected {type(error).__name__}: {error}"
-    log = paths.log_dir() / _LOG_NAME
+    path = paths.log_dir() / _LOG_NAME
+    told = f"{datetime.now(UTC).isoformat()} {_without_texts(sys.argv)}\n{traceback.format_exc()}\n"
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now(UTC).isoformat()} {sys.argv}\n{traceback.format_exc()}\n")
+        with open_log(path) as log:
+            log.write(told.encode(errors="backslashreplace"))
     except OSError as problem:
         return f"{what} (and no log could be written: {problem})"
-    return f"{what}; the details are in {log}"
+    return f"{what}; the details are in {path}"
+
+
+def _without_texts(words: Sequence[str]) -> str:
+    """The command and its options, for the log: what a person wrote is private."""
+    options = [word.partition("=")[0] for word in words[2:] if word.startswith("-")]
+    return " ".join(["mc-chat", *words[1:2], *options])
 
 
 if __name__ == "__main__":

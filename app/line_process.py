@@ -11,7 +11,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from app.child import Exit, child_environment, open_log
+from app.child import Exit, child_environment
+from app.logs import open_log
 
 LINE_LIMIT = 64 * 2**20
 """Bytes of the longest line; a whole chat is one line."""

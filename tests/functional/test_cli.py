@@ -476,11 +476,16 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_the_log(
         raise ZeroDivisionError("division\nby zero")
 
     monkeypatch.setattr(integrity, "verify_hashes", broken)
-    result = mc_chat("run", "tiny", "Hello")
+    words = ("run", "tiny", "My secret", "--system=Secret", "--json")
+    monkeypatch.setattr("sys.argv", ["/home/me/mc-chat", *words])
+    result = mc_chat(*words)
     failed(result, 1, "unexpected ZeroDivisionError: division by zero")
     log = home / "logs" / "mc-chat.log"
     assert str(log) in result.err
-    assert "Traceback" in log.read_text()
+    told = log.read_text()
+    assert "Traceback" in told
+    assert " mc-chat run --system --json\n" in told
+    assert "ecret" not in told
 
 
 def test_an_interrupt_is_code_130(
