@@ -300,7 +300,42 @@ def test_doctor_reports_without_a_model(mc_chat: Command, home: Path) -> None:
     assert {"devices", "libraries", "kernels", "paths", "models"} < set(found)
     assert found["paths"]["models"].startswith(str(home))
     assert found["libraries"]["torch"]
+    assert found["sqlite"]["search_index"] is True
     assert "cpu: " in mc_chat("doctor").out
+
+
+def test_doctor_tells_what_is_set_and_nothing_private(
+    mc_chat: Command, tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home.parent))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("MC_CHAT_CONTEXT", "64")
+    paths.settings_file().write_text("\nsystem = 'My secret'\n[presets.own]\nsystem = 'Secret'\n")
+    (home / "logs").mkdir()
+    (home / "logs" / "engine.log").write_text("what the secret was")
+    mc_chat("chat", "--plain", "tiny", "--max-tokens", "1", stdin="A secret question\n")
+    result = mc_chat("doctor")
+    for line in (
+        "system = (9 characters) (line 2)",
+        "presets.own.system = (6 characters) (line 4)",
+        "context = 64 (MC_CHAT_CONTEXT)",
+        "installed: tiny",
+        "models: ~/home/models",
+        "log: engine.log, 19 B",
+        "TERM=dumb",
+    ):
+        assert line in result.out.splitlines()
+    for text in (result.out, mc_chat("doctor", "--json").out):
+        assert "ecret" not in text
+        assert str(home.parent) not in text
+
+
+def test_doctor_helps_where_the_settings_have_a_mistake(mc_chat: Command, home: Path) -> None:
+    home.mkdir()
+    paths.settings_file().write_text("context = 0\n")
+    result = mc_chat("doctor")
+    assert result.code == 0
+    assert "line 1: 'context' must be 1 or more" in result.out
 
 
 @pytest.mark.usefixtures("every_step")
