@@ -242,6 +242,7 @@ def decode_attention(
         rounded=rounded,
         num_warps=4,
         num_stages=2,
+        enable_fp_fusion=True,
     )
     _decode_sum[(heads,)](
         scratch.mixed,
@@ -256,6 +257,7 @@ def decode_attention(
         columns=columns,
         splits=SPLITS,
         num_warps=4,
+        enable_fp_fusion=True,
     )
 
 
@@ -384,6 +386,7 @@ def flash_prefill(
         rounded=rounded,
         num_warps=8,
         num_stages=2,
+        enable_fp_fusion=True,
     )
     return out, lse
 
@@ -481,6 +484,7 @@ def received(
         rounded=rounded,
         num_warps=4,
         num_stages=2,
+        enable_fp_fusion=True,
     )
     means = sums.mean(dim=2)  # [2, B, T]
     return means[0], means[1]

@@ -66,6 +66,7 @@ def rms_norm(
         has_added=added is not None,
         block=triton.next_power_of_2(size),
         num_warps=8 if size > 1024 else 4,
+        enable_fp_fusion=True,
     )
 
 

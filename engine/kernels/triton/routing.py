@@ -142,4 +142,5 @@ def _launch(
         block=min(triton.next_power_of_2(size), max(32, _TILE // expert_block)),
         has_logits=has_logits,
         num_warps=8,
+        enable_fp_fusion=True,
     )
