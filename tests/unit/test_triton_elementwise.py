@@ -52,7 +52,6 @@ def test_rope_write_is_a_rotation_and_a_write(dim: int, position: int, bits: int
         torch.testing.assert_close(ours.value_scales, plain.value_scales)
 
 
-@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("experts", "top_k", "pruning"),
     [
@@ -64,7 +63,7 @@ def test_rope_write_is_a_rotation_and_a_write(dim: int, position: int, bits: int
         (1, 1, NO_PRUNING),
     ],
 )
-def test_route(experts: int, top_k: int, pruning: Pruning, packed: bool) -> None:
+def test_route(experts: int, top_k: int, pruning: Pruning) -> None:
     counts = torch.zeros(experts + 1, dtype=torch.int64)
     expected_counts = counts.clone()
     choice = routing.Choice(torch.empty(1, top_k, dtype=torch.int32), torch.empty(1, top_k), counts)
@@ -74,13 +73,9 @@ def test_route(experts: int, top_k: int, pruning: Pruning, packed: bool) -> None
     threshold, quantile = torch.tensor(rule.thresholds), torch.tensor(rule.quantiles)
     for _ in range(6):
         x, own = torch.randn(1, 70), torch.rand(1)
-        logits = x @ weight.T
-        if packed:
-            routing.route_logits(x, logits, threshold, quantile, own, choice)
-        else:
-            routing.route(x, weight, threshold, quantile, own, choice)
+        routing.route(x, weight, threshold, quantile, own, choice)
         seen = AttentionStatistics(own[None], own[None], decoding=True)
-        expected = pruning.prune(0, route(logits, top_k), x, seen)
+        expected = pruning.prune(0, route(x @ weight.T, top_k), x, seen)
         assert torch.equal(choice.ids.long(), expected.ids)
         torch.testing.assert_close(choice.weights, expected.weights)
         expected_counts += torch.bincount(expected.ids.flatten() + 1, minlength=experts + 1)
@@ -94,6 +89,6 @@ def test_of_equal_logits_the_lower_expert_comes_first() -> None:
         torch.empty(1, 2, dtype=torch.int64), torch.empty(1, 2), torch.zeros(5, dtype=torch.int64)
     )
     rule = torch.zeros(1), torch.full((1,), math.inf), torch.zeros(1)
-    routing.route_logits(torch.ones(1, 8), torch.zeros(1, 4), *rule, choice)
+    routing.route(torch.ones(1, 8), torch.zeros(4, 8), *rule, choice)
     assert choice.ids.tolist() == [[0, 1]]
     assert choice.weights.tolist() == [[0.5, 0.5]]

@@ -27,7 +27,6 @@ def _route(
     count_block: tl.constexpr,
     slot_block: tl.constexpr,
     block: tl.constexpr,
-    has_logits: tl.constexpr,
 ) -> None:
     expert = tl.arange(0, expert_block)
     real = expert < experts
@@ -38,13 +37,10 @@ def _route(
         inside = start + column < size
         value = tl.load(x + start + column, mask=inside, other=0.0).to(tl.float32)
         magnitudes += tl.abs(value)
-        if not has_logits:
-            rows = router + expert[:, None] * size + (start + column)[None, :]
-            weight = tl.load(rows, mask=real[:, None] & inside[None, :], other=0.0)
-            products += weight.to(tl.float32) * value[None, :]
+        rows = router + expert[:, None] * size + (start + column)[None, :]
+        weight = tl.load(rows, mask=real[:, None] & inside[None, :], other=0.0)
+        products += weight.to(tl.float32) * value[None, :]
     logits = tl.sum(products, axis=1)
-    if has_logits:
-        logits = tl.load(router + expert, mask=real, other=0.0).to(tl.float32)
     logits = tl.where(real, logits, -float("inf"))
     exponentials = tl.exp(logits - tl.max(logits, axis=0))
     left = exponentials / tl.sum(exponentials, axis=0)
@@ -102,31 +98,12 @@ def route(
     ``quantile`` and ``own`` [1] float32 (0 and inf prune nothing). All contiguous. Of equal logits
     the lower expert comes first. A model that is not top-2 is never pruned here.
     """
-    _launch(x, router_weight, threshold, quantile, own, choice, has_logits=False)
-
-
-def route_logits(
-    x: Tensor, logits: Tensor, threshold: Tensor, quantile: Tensor, own: Tensor, choice: Choice
-) -> None:
-    """Like `route`, of the ``logits`` [1, E] of a router that was multiplied elsewhere."""
-    _launch(x, logits, threshold, quantile, own, choice, has_logits=True)
-
-
-def _launch(
-    x: Tensor,
-    router: Tensor,
-    threshold: Tensor,
-    quantile: Tensor,
-    own: Tensor,
-    choice: Choice,
-    has_logits: bool,
-) -> None:
     size, top_k = x.shape[1], choice.ids.shape[1]
     experts = len(choice.counts) - 1
     expert_block = max(2, triton.next_power_of_2(experts))
     _route[(1,)](
         x,
-        router,
+        router_weight,
         threshold,
         quantile,
         own,
@@ -140,7 +117,6 @@ def _launch(
         count_block=triton.next_power_of_2(experts + 1),
         slot_block=max(2, triton.next_power_of_2(top_k)),
         block=min(triton.next_power_of_2(size), max(32, _TILE // expert_block)),
-        has_logits=has_logits,
         num_warps=8,
         enable_fp_fusion=True,
     )
