@@ -92,3 +92,12 @@ def test_of_equal_logits_the_lower_expert_comes_first() -> None:
     routing.route(torch.ones(1, 8), torch.zeros(4, 8), *rule, choice)
     assert choice.ids.tolist() == [[0, 1]]
     assert choice.weights.tolist() == [[0.5, 0.5]]
+
+
+def test_what_is_no_number_goes_to_an_expert_that_there_is() -> None:
+    choice = routing.Choice(
+        torch.empty(1, 2, dtype=torch.int64), torch.empty(1, 2), torch.zeros(4, dtype=torch.int64)
+    )
+    rule = torch.zeros(1), torch.full((1,), math.inf), torch.zeros(1)
+    routing.route(torch.full((1, 8), torch.nan), torch.ones(3, 8), *rule, choice)
+    assert all(-1 <= expert < 3 for expert in choice.ids[0].tolist())

@@ -50,7 +50,8 @@ def _route(
     share = tl.zeros((slot_block,), tl.float32)
     for rank in tl.static_range(top_k):
         most = tl.max(left, axis=0)
-        best = tl.min(tl.where(left == most, expert, expert_block), axis=0)
+        # What is no number equals nothing; still it has to be an expert that there is.
+        best = tl.min(tl.where(left == most, expert, experts - 1), axis=0)
         left = tl.where(expert == best, -1.0, left)
         chosen = tl.where(slot == rank, best, chosen)
         share = tl.where(slot == rank, most, share)
