@@ -20,8 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import torch
+
 from engine import devices, protocol
 from engine.errors import McChatError, ProtocolError, UsageError, WorkerError
+from engine.kernels import select
 from engine.protocol import (
     Cancel,
     Detect,
@@ -123,6 +126,7 @@ class Worker:
     def run(self) -> None:
         """Serve until Shutdown or the end of the input."""
         threading.Thread(target=self._read, name="requests", daemon=True).start()
+        threading.Thread(target=_warm, name="kernels", daemon=True).start()
         self._emit(Ready())
         while not isinstance((task := self._tasks.get()).request, Shutdown):
             self._serve(task)
@@ -223,6 +227,13 @@ class Worker:
         with self._out_lock:
             self._out.write(protocol.encode(event) + "\n")
             self._out.flush()
+
+
+def _warm() -> None:
+    """Compile what a CPU runs while a person still reads the screen: on a new machine that takes
+    longer than to load a small model. A load that comes meanwhile waits for the rest of it."""
+    if all(device.kind == "cpu" for device in devices.detect()):
+        select(torch.device("cpu")).warm()
 
 
 def main() -> None:
