@@ -78,6 +78,11 @@ class Conversation:
         """How many messages come before `records`."""
         return self.records[0].depth - 1 if self.records else 0
 
+    @property
+    def last_made(self) -> MadeWith | None:
+        """What the last reply was made with; None where that is not known."""
+        return next((record.made for record in reversed(self.records) if record.made), None)
+
     def read_earlier(self, limit: int = PAGE) -> list[MessageRecord]:
         """Read a page further back; returns what came in front of `records`, none at the start."""
         if not self.earlier or self.chat is None:
@@ -109,7 +114,12 @@ class Conversation:
         assert self.reply is not None
         using = self.using
         return Generate(
-            self.reply.id, self.prompt(), using.sampling, using.max_tokens, pruning=using.pruning
+            self.reply.id,
+            self.prompt(),
+            using.sampling,
+            using.max_tokens,
+            pruning=using.pruning,
+            pruning_strength=using.pruning_strength,
         )
 
     # --- what the user does -------------------------------------------------------------------
@@ -309,7 +319,7 @@ class Conversation:
         """The last page of the current line; what the last reply left out stays left out."""
         assert self.chat is not None
         self.records = self._history.messages(self.chat, limit=PAGE)
-        made = next((record.made for record in reversed(self.records) if record.made), None)
+        made = self.last_made
         self.left_out = made.left_out if made else 0
 
     def _new_reply(self, chat: int, parent: int) -> MessageRecord:

@@ -29,6 +29,7 @@ class MadeWith:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     max_tokens: int | None = None
     left_out: int = 0
+    pruning_strength: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -7,34 +7,42 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from app.widgets.bars import spread
-from engine.protocol import Memory, Meters, PruningMode
+from engine.protocol import Memory, Meters, SetPruning
 
 SPARKLINE_LENGTH = 60
+LIVE_READINGS = 5
+"""What is called live is the difference of the first and the last of these: about a second."""
+
+AS_LEARNED = SetPruning("odp")
 
 
 @dataclass(frozen=True)
 class Readings:
     """Everything the gauges show, as the engine told it; None and 0: not told yet.
 
-    ``recent`` holds the last values of ``prune_ratio_now`` of this reply, the newest last;
-    ``total_params`` counts the whole model's parameters; ``context`` is in tokens.
+    ``recent`` holds the last values of ``prune_ratio_now`` of this reply, the newest last, and
+    ``latest`` its last meters; ``total_params`` counts the whole model's parameters; ``context`` is
+    in tokens; ``kernels`` says what multiplies.
     """
 
     memory: Memory | None = None
     meters: Meters | None = None
     recent: tuple[float, ...] = ()
+    latest: tuple[Meters, ...] = ()
     total_params: int = 0
     context: int = 0
-    pruning: PruningMode = "odp"
+    pruning: SetPruning = AS_LEARNED
+    kernels: str = ""
 
     def with_meters(self, meters: Meters) -> "Readings":
         """The readings after a MetersUpdate or at the end of a reply."""
         recent = (*self.recent, meters.prune_ratio_now)[-SPARKLINE_LENGTH:]
-        return replace(self, meters=meters, memory=meters.memory, recent=recent)
+        latest = (*self.latest, meters)[-LIVE_READINGS:]
+        return replace(self, meters=meters, memory=meters.memory, recent=recent, latest=latest)
 
     def at_start_of_reply(self) -> "Readings":
-        """The sparkline begins anew with each reply."""
-        return replace(self, recent=())
+        """The sparkline and what is live begin anew with each reply."""
+        return replace(self, recent=(), latest=())
 
 
 class Gauge(Widget):

@@ -1,16 +1,23 @@
 """One turn of a chat on the screen: what the user said, what the model said, what happened."""
 
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
 from markdown_it import MarkdownIt
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.binding import Binding, BindingType
+from textual.containers import ItemGrid, Vertical
 from textual.message import Message
 from textual.widgets import Button, Markdown, Static
 
+from app.folding import folded
 from app.history import MessageRecord
 from app.render import safe_text
 from app.widgets.stream import PacedStream
 
 CUT_OFF = "interrupted: the program ended while this was written"
+
+What = Literal["copy", "code", "edit", "again", "delete", "previous", "next"]
 
 
 def _markdown_parser() -> MarkdownIt:
@@ -18,31 +25,108 @@ def _markdown_parser() -> MarkdownIt:
     return MarkdownIt("gfm-like", {"html": False})
 
 
-class UserMessage(Static):
-    """What the user said, as it was typed."""
+class Turn(Vertical, can_focus=True):
+    """One message. Where it has the focus, letters are keys; a click gives it the focus."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(safe_text(text), markup=False)
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "wish('copy')", "Copy"),
+        Binding("c", "wish('code')", "Copy code"),
+        Binding("e", "wish('edit')", "Edit"),
+        Binding("r", "wish('again')", "Again", show=False),
+        Binding("d", "wish('delete')", "Delete", show=False),
+        Binding("left", "wish('previous')", "Other branch", key_display="← →"),
+        Binding("right", "wish('next')", "Next branch", show=False),
+    ]
 
+    class Wish(Message):
+        """A key was pressed on a message."""
 
-class ModelMessage(Vertical):
-    """What the model said, as Markdown, with a quiet line of figures below."""
+        def __init__(self, turn: "Turn", what: What) -> None:
+            super().__init__()
+            self.turn = turn
+            self.what = what
 
-    def __init__(self, record: MessageRecord | None = None) -> None:
+    def __init__(self, record: MessageRecord) -> None:
         super().__init__()
-        self._record = record
+        self.record = record
+
+    @property
+    def text(self) -> str:
+        """All of it, as it was said."""
+        return self.record.content
+
+    def action_wish(self, what: What) -> None:
+        """Tell the screen."""
+        self.post_message(self.Wish(self, what))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what there is to do stands in the footer."""
+        match parameters:
+            case ("edit",):
+                return self.record.role == "user"
+            case ("code",):
+                return "```" in self.text or "~~~" in self.text
+            case ("previous" | "next",):
+                return self.record.branches > 1
+        return True
+
+
+class UserMessage(Turn):
+    """What the user said, as it was typed; a long one is folded until Enter is pressed on it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "unfold", "Unfold")]
+
+    def __init__(self, record: MessageRecord) -> None:
+        super().__init__(record)
+        self._folded = folded(record.content)
+
+    def compose(self) -> ComposeResult:
+        """The text, and which of its siblings it is."""
+        yield Static(safe_text(self._folded), markup=False, classes="said")
+        if self.record.branches > 1:
+            yield Static(_branch(self.record), markup=False, classes="branch")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There may be nothing to unfold."""
+        if action == "unfold":
+            return self._folded != self.text
+        return super().check_action(action, parameters)
+
+    def action_unfold(self) -> None:
+        """Show all of it."""
+        self._folded = self.text
+        self.query_one(".said", Static).update(safe_text(self.text))
+        self.refresh_bindings()
+
+
+class ModelMessage(Turn):
+    """What the model said, as Markdown, with a quiet line of figures below.
+
+    ``streaming``: it is still being written, and comes by `write`.
+    """
+
+    def __init__(self, record: MessageRecord, streaming: bool = False) -> None:
+        super().__init__(record)
+        self._streaming = streaming
+        self._written: list[str] = []
         self._stream: PacedStream | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it, or what there is so far."""
+        return "".join(self._written) if self._streaming else self.record.content
 
     def compose(self) -> ComposeResult:
         """A finished text, or an empty one to stream into."""
-        text = self._record.content if self._record else None
+        text = None if self._streaming else self.record.content
         # Links come from the model: they are shown, never opened by themselves.
         yield Markdown(text, parser_factory=_markdown_parser, open_links=False)
-        yield Static(_below(self._record), classes="below", markup=False)
+        below = "" if self._streaming else _below(self.record)
+        yield Static(below, classes="below", markup=False)
 
     def on_mount(self) -> None:
-        """A message without a record is a reply that is being written."""
-        if self._record is None:
+        """Begin to draw what comes."""
+        if self._streaming:
             self._stream = PacedStream(self.query_one(Markdown))
 
     async def on_unmount(self) -> None:
@@ -53,14 +137,17 @@ class ModelMessage(Vertical):
     def write(self, text: str) -> None:
         """Add to a reply."""
         assert self._stream is not None
+        self._written.append(text)
         self._stream.write(text)
 
     async def finish(self, record: MessageRecord) -> None:
         """Draw the whole text once more, as one document, and the figures."""
         assert self._stream is not None
+        self.record, self._streaming = record, False
         await self._stream.stop()
         await self.query_one(Markdown).update(record.content)
         self.query_one(".below", Static).update(_below(record))
+        self.refresh_bindings()
 
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         """Say where a link leads: its text may say something else."""
@@ -68,9 +155,12 @@ class ModelMessage(Vertical):
         self.notify(safe_text(event.href), title="This link leads to", markup=False)
 
 
-def _below(record: MessageRecord | None) -> str:
-    if record is None:
-        return ""
+def _below(record: MessageRecord) -> str:
+    words = _ending(record)
+    return f"{_branch(record)}  {words}" if record.branches > 1 else words
+
+
+def _ending(record: MessageRecord) -> str:
     match record.state:
         case "writing":
             return f"◼ {CUT_OFF}"
@@ -82,29 +172,36 @@ def _below(record: MessageRecord | None) -> str:
             return record.summary
 
 
+def _branch(record: MessageRecord) -> str:
+    """The keys that lead to the others are the arrows beside it."""
+    return f"‹ {record.branch}/{record.branches} ›"
+
+
 class Notice(Vertical):
-    """Something that happened to the chat, with a button for what to do about it."""
+    """Something that happened to the chat, with a button for each thing to do about it."""
 
     class Chosen(Message):
-        """The button was pressed. The screen acts on it: a button cannot wait for its own end."""
+        """A button was pressed. The screen acts on it: a button cannot wait for its own end."""
 
         def __init__(self, action: str) -> None:
             super().__init__()
             self.action = action
 
-    def __init__(self, text: str, label: str = "", action: str = "") -> None:
+    def __init__(self, text: str, choices: Sequence[tuple[str, str]] = ()) -> None:
+        """``choices`` are labels and the screen's actions."""
         super().__init__()
         self._text = text
-        self._label = label
-        self._action = action
+        self._choices = choices
 
     def compose(self) -> ComposeResult:
-        """The line, and the button where there is something to do."""
+        """The line, and the buttons where there is something to do."""
         yield Static(f"▲ {safe_text(self._text)}", markup=False)
-        if self._action:
-            yield Button(self._label, compact=True)
+        if self._choices:
+            with ItemGrid(min_column_width=22, regular=True, stretch_height=False):
+                for label, action in self._choices:
+                    yield Button(label, name=action, compact=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Hand the action on."""
         event.stop()
-        self.post_message(self.Chosen(self._action))
+        self.post_message(self.Chosen(event.button.name or ""))

@@ -2,10 +2,14 @@
 
 from textual.content import Content
 
+from app.pruning_words import pruning_words
+from app.render import safe_text
 from app.units import quantity, share, size
 from app.widgets.bars import bar, sparkline, spread, stacked_bar
 from app.widgets.gauge import UNKNOWN, Gauge, detail, figure, heading
 from engine.protocol import Memory
+
+PER_LAYER = "per layer "
 
 
 class MemoryGauge(Gauge):
@@ -79,7 +83,7 @@ class PruningGauge(Gauge):
 
     def title(self) -> Content:
         """With the mode, which a key changes."""
-        mode = "ODP on" if self.readings.pruning == "odp" else "ODP off"
+        mode = pruning_words(self.readings.pruning)
         return Content.assemble(heading("PRUNED "), (f" {mode} ", "bold $background on $quiet"))
 
     def value(self) -> Content:
@@ -90,15 +94,19 @@ class PruningGauge(Gauge):
         )
 
     def body(self, width: int) -> list[Content]:
-        """The reply's course and its mean."""
+        """The reply's course, its mean, and each layer's, the first at the left."""
         meters = self.readings.meters
         recent = self.readings.recent
         top = 0.5 if max(recent, default=0.0) <= 0.5 else 1.0  # ODP skips one of two experts
         lines = sparkline([ratio / top for ratio in recent], width)
         mean = share(meters.prune_ratio) if meters else UNKNOWN
+        layers = meters.prune_ratio_layers if meters else ()
+        room = width - len(PER_LAYER)
+        beside = sparkline([ratio / top for ratio in layers[:room]], room, 1)[0]
         return [
             *(Content.styled(line, "$primary on $background") for line in lines),
             spread(detail(f"{mean} over the reply"), detail(f"scale 0–{top:.0%}"), width),
+            Content.assemble(detail(PER_LAYER), (beside, "$primary on $background")),
         ]
 
 
@@ -116,10 +124,16 @@ class SpeedGauge(Gauge):
         return Content.assemble(figure(speed), detail(" tokens/s"))
 
     def body(self, width: int) -> list[Content]:
-        """The wait before the first token."""
+        """The wait before the first token, and what multiplies."""
         meters = self.readings.meters
         first = f"{meters.time_to_first_token:.2f} s" if meters else UNKNOWN
-        return [spread(detail("first token after"), Content(first), width)]
+        lines = [spread(detail("first token after"), Content(first), width)]
+        kernels = self.readings.kernels
+        if kernels:
+            style = "$warning" if is_slow(kernels) else "$quiet"
+            words = Content.styled(safe_text(f"kernels: {kernels}"), style)
+            lines.append(words.truncate(width, ellipsis=True))
+        return lines
 
 
 class ContextGauge(Gauge):
@@ -170,7 +184,7 @@ class GaugeStrip(Gauge):
     def body(self, width: int) -> list[Content]:
         """Pruning, speed and context."""
         meters = self.readings.meters
-        mode = "ODP on" if self.readings.pruning == "odp" else "ODP off"
+        mode = pruning_words(self.readings.pruning)
         if meters is None:
             return [spread(heading(f"{mode}  pruned –"), heading("context –"), width)]
         left = Content.assemble(
@@ -185,6 +199,11 @@ class GaugeStrip(Gauge):
             detail(f" of {meters.context_size:,}"),
         )
         return [spread(Content.assemble(left, detail("   "), middle), right, width)]
+
+
+def is_slow(kernels: str) -> bool:
+    """Whether what the engine tells of its kernels says that they are the slow ones."""
+    return "slow" in kernels or "for want of" in kernels
 
 
 def _held(memory: Memory) -> int:

@@ -1,40 +1,60 @@
-"""Where the user writes: Enter sends, Ctrl+J makes a new line."""
+"""Where the user writes. Which key sends is a setting; the other one makes a new line."""
 
 from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
+_HINTS = {
+    True: "Write a message.  Enter sends · Ctrl+J new line · ? keys",
+    False: "Write a message.  Ctrl+J or Ctrl+Enter sends · Enter new line · ? keys",
+}
+
 
 class Prompt(TextArea):
-    """A text area that grows to a few lines."""
+    """A text area that grows to a third of the screen."""
 
     class Sent(Message):
-        """The user pressed Enter. The prompt is empty again; `give_back` undoes that."""
+        """The user sent it. The prompt is empty again; `give_back` undoes that."""
 
         def __init__(self, text: str) -> None:
             super().__init__()
             self.text = text
 
-    def __init__(self) -> None:
+    class WantsLast(Message):
+        """Up was pressed where nothing is written."""
+
+    class Left(Message):
+        """Shift+Up was pressed where nothing is above."""
+
+    def __init__(self, enter_sends: bool = True) -> None:
         super().__init__(
             soft_wrap=True,
             show_line_numbers=False,
             highlight_cursor_line=False,
-            placeholder="Write a message.  Enter sends · Ctrl+J new line · ? keys",
+            placeholder=_HINTS[enter_sends],
         )
         self.cursor_blink = False
+        breaks = {"shift+enter", "alt+enter", "ctrl+j"}
+        self._sending = {"enter"} if enter_sends else {"ctrl+enter", "ctrl+j"}
+        self._breaking = breaks if enter_sends else {"enter", "shift+enter", "alt+enter"}
 
     async def on_key(self, event: events.Key) -> None:
         """The keys that a text area lacks.
 
         No priority bindings: those overtake the letters typed just before them.
         """
-        if event.key == "enter":
+        if event.key in self._sending:
             self._send()
-        elif event.key in {"ctrl+j", "shift+enter"}:
+        elif event.key in self._breaking:
             self.insert("\n")
         elif event.key == "question_mark" and not self.text:
             await self.run_action("app.help")
+        elif event.key == "up" and not self.text:
+            self.post_message(self.WantsLast())
+        elif event.key == "shift+up" and self.selection.is_empty and self.cursor_at_first_line:
+            self.post_message(self.Left())
+        elif event.key == "tab":  # the messages above, the last one first
+            self.screen.focus_previous()
         else:
             return
         event.stop()
@@ -43,6 +63,12 @@ class Prompt(TextArea):
     def give_back(self, text: str) -> None:
         """Put back a message that could not be sent, before what was written since."""
         self.text = text + self.text
+        self.move_cursor(self.document.end)
+
+    def show_text(self, text: str, title: str = "") -> None:
+        """Write this, to be changed; ``title`` says what it is."""
+        self.text = text
+        self.border_title = title
         self.move_cursor(self.document.end)
 
     def _send(self) -> None:

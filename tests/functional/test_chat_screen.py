@@ -45,6 +45,16 @@ def shown(pilot: Pilot[None], kind: type) -> list[str]:
     return [str(widget.query_one(Static).content) for widget in pilot.app.screen.query(kind)]
 
 
+def offered(pilot: Pilot[None]) -> list[str]:
+    """What can be done about what has happened."""
+    return [str(button.label) for button in pilot.app.screen.query_one(Notice).query(Button)]
+
+
+def choose(pilot: Pilot[None], label: str) -> None:
+    buttons = pilot.app.screen.query_one(Notice).query(Button)
+    next(button for button in buttons if str(button.label) == label).press()
+
+
 def below(pilot: Pilot[None]) -> str:
     return str(pilot.app.screen.query(".below").last(Static).content)
 
@@ -178,7 +188,7 @@ async def test_a_full_context_offers_a_new_chat():
         await send(pilot, "full")
         await wait_until(pilot, lambda: pilot.app.screen.query(Notice))
         assert "8,192 fit" in shown(pilot, Notice)[0]
-        pilot.app.screen.query_one(Notice).query_one(Button).press()
+        choose(pilot, "New chat (Ctrl+N)")
         await wait_until(pilot, lambda: not pilot.app.screen.query(Notice))
         assert not pilot.app.screen.query(UserMessage)
         await talk(pilot, "fresh")
@@ -191,7 +201,11 @@ async def test_a_context_that_fills_up_while_writing_keeps_the_reply():
         await talk(pilot, "grow")
         assert replies(pilot) == [ANSWER]
         assert "context full" in below(pilot)
-        assert "New chat" in str(pilot.app.screen.query_one(Notice).query_one(Button).label)
+        assert offered(pilot) == [
+            "Leave out oldest turns",
+            "Summarise by hand",
+            "New chat (Ctrl+N)",
+        ]
 
 
 async def test_a_disk_that_fails_is_told_once_and_the_reply_goes_on(monkeypatch):
@@ -269,7 +283,7 @@ async def test_an_earlier_chat_can_be_opened():
         await pilot.press("down", "enter")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
         await wait_until(pilot, lambda: pilot.app.screen.query(UserMessage))
-        assert "the first chat" in str(pilot.app.screen.query_one(UserMessage).content)
+        assert "the first chat" in shown(pilot, UserMessage)[0]
 
 
 async def test_a_new_chat_in_the_middle_of_a_reply_stops_it():
@@ -404,21 +418,6 @@ async def test_no_process_is_left_behind():
         await wait_for_state(pilot, "writing")
     assert not app._services.engine.running
     assert saved()[-1][2] == "stopped"
-
-
-async def test_a_long_chat_mounts_only_its_end(home):
-    install_model()
-    history = History(paths.history_db())
-    chat = history.new_chat("demo", "long")
-    say_all(history, chat, *(f"{word} {n}" for n in range(50) for word in ("question", "answer")))
-    history.close()
-    async with make_app().run_test() as pilot:
-        await wait_until(pilot, lambda: pilot.app.screen.query(ModelMessage))
-        assert len(pilot.app.screen.query(ModelMessage)) == 15
-        assert "answer 49" in replies(pilot)[-1]
-        pilot.app.screen.query_one("#earlier", Button).press()
-        await wait_until(pilot, lambda: len(pilot.app.screen.query(ModelMessage)) == 30)
-        assert replies(pilot)[0] == "answer 20"
 
 
 async def test_the_header_names_model_bits_and_device():
