@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from engine.session import Session
 
 SAVE_SECONDS = 0.25
+LONGEST_WORD = 30
+"""Characters that are waited for."""
+
 _ENDINGS = {
     "cancelled": "Stopped. What was said is kept. Ctrl+C again quits.",
     "length": "The reply is cut at the token limit.",
@@ -94,18 +97,18 @@ class PlainChat:
                 self._interrupts = 0
                 self._act(text)
             except KeyboardInterrupt:
+                self._leave_line()
                 self._interrupts += 1
                 if self._interrupts > 1 or not self._lines.is_interactive:
                     raise
-                self._say("\nCtrl+C again quits; /help lists the commands.")
+                self._say("Ctrl+C again quits; /help lists the commands.")
             except _Quit:
                 return
             except McChatError as error:
                 if not self._lines.is_interactive:
                     raise
                 self._say(f"{error}.")
-        if self._lines.is_interactive:
-            self._say("")  # the shell goes on in a line of its own
+        self._leave_line()
 
     def _act(self, text: str) -> None:
         if text.startswith("/"):
@@ -164,6 +167,8 @@ class PlainChat:
     def _show(self, words: str) -> str:
         """Print whole words; returns the rest. Halves of words are hard to listen to."""
         end = max(words.rfind(" "), words.rfind("\n")) + 1
+        if len(words) - end > LONGEST_WORD:  # a script without spaces
+            end = len(words)
         if end:
             print(words[:end], end="", file=self._out, flush=True)
         return words[end:]
@@ -304,6 +309,11 @@ class PlainChat:
             sampling=self._how.sampling,
             max_tokens=self._how.max_tokens,
         )
+
+    def _leave_line(self) -> None:
+        """What comes behind "You: " begins in a new line."""
+        if self._lines.is_interactive:
+            self._say("")
 
     def _say(self, text: str) -> None:
         print(safe_text(text), file=self._notes, flush=True)

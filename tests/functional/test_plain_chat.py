@@ -122,6 +122,25 @@ def test_what_a_model_says_cannot_steer_the_terminal(
     assert result.out.startswith("]8;;http://evila2J bc")
 
 
+def test_words_are_printed_whole_and_scripts_without_spaces_too(
+    mc_chat: Command,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pieces = iter(["one tw", "o th", "ree ", "\u5b57" * 20, "\u5b57" * 20, "end"])
+    shown = []
+
+    def push(self: object, token: int) -> str:
+        shown.append(capsys.readouterr().out)
+        return next(pieces)
+
+    monkeypatch.setattr("engine.stream.Detokenizer.push", push)
+    result = mc_chat("chat", "--plain", "tiny", "--max-tokens", "6", stdin="Hello\n")
+    shown.append(result.out)
+    assert shown == ["", "one ", "two ", "three ", "", "\u5b57" * 40, "end\n\n"]
+
+
 def test_an_empty_reply_is_said(
     mc_chat: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +228,7 @@ def test_ctrl_c_twice_where_a_line_is_asked_for_quits(typing: Type, tiny: Path) 
     result = typing(None, "Hello", None, None, "Never")
     assert result.code == 130
     assert result.err.count("Ctrl+C again quits; /help lists the commands.\n") == 2
-    assert result.err.endswith("mc-chat: interrupted\n")
+    assert result.err.endswith("\n\nmc-chat: interrupted\n")
     assert len(kept()[0]) == 2
 
 

@@ -1,4 +1,4 @@
-"""The reference lists what the program has. Where a test here fails: `python -m docs.reference`."""
+"""The reference of commands and settings lists what the program has."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,7 @@ from app import cli
 from app.key_names import ACTIONS
 from app.settings import Settings
 from app.toml_lines import dotted, leaves
-from docs.reference import EXAMPLES, UNSHOWN, arguments_text, subcommands
+from docs.commands import EXAMPLES, UNSHOWN, arguments_text, subcommands
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -31,7 +31,7 @@ def test_every_command_and_all_its_options_are_there(
     text = (DOCS / "commands.md").read_text()
     assert text.count(f"\n{'###' if ' ' in name else '##'} {name}\n") == 1
     shown = "\n".join(arguments_text(f"mc-chat {name}", command))
-    assert shown in text, "it is out of date: python -m docs.reference"
+    assert shown in text, "it is out of date: python -m docs.commands"
 
 
 def test_every_example_is_a_command_and_has_what_it_printed() -> None:
@@ -47,6 +47,6 @@ def test_every_example_is_a_command_and_has_what_it_printed() -> None:
 def test_every_setting_and_every_key_is_there() -> None:
     text = (DOCS / "settings.md").read_text()
     for key in leaves(dataclasses.asdict(Settings())):
-        assert f"| `{dotted(key)}` |" in text, "it is out of date: python -m docs.reference"
+        assert f"| `{dotted(key)}` |" in text, "it is out of date: python -m docs.settings"
     for action, key in ACTIONS.items():
-        assert f"| `keys.{action}` | `{key}` |" in text, "it is out of date"
+        assert f"| `keys.{action}` | `{key}` |" in text, "python -m docs.settings"

@@ -1,13 +1,12 @@
-"""Write the reference of commands and settings: options from the parser, outputs from real runs.
+"""Write the reference of the commands: options from the parser, outputs from real runs.
 
-    python -m docs.reference
+    python -m docs.commands
 
-writes docs/commands.md and docs/settings.md. It compresses the demo in a temporary folder and runs
-every example there, in a few minutes. Run it again when a command, an option or a setting changes.
+writes docs/commands.md. It compresses the demo in a temporary folder and runs every example there,
+which takes two minutes. Run it again when a command or an option changes.
 """
 
 import argparse
-import dataclasses
 import os
 import platform
 import shlex
@@ -18,13 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app import cli
-from app.key_names import ACTIONS
-from app.setting_words import EXPLAINED
-from app.settings import Settings
-from app.settings_template import template
-from app.toml_lines import dotted, leaves, written
 
-HERE = Path(__file__).parent
+FILE = Path(__file__).parent / "commands.md"
 SHOWN_LINES = 24
 """Of a longer output this much is shown."""
 
@@ -90,7 +84,7 @@ OPENING = """\
 # Commands
 
 Every command, its options, and what an example really prints: written by
-`python -m docs.reference`, which runs them all on the demo. Without a command `mc-chat` opens the
+`python -m docs.commands`, which runs them all on the demo. Without a command `mc-chat` opens the
 screen. What is not given is as in the [settings](settings.md).
 
 - **Results go to standard output, everything else to standard error.** Progress is a line that is
@@ -102,40 +96,13 @@ screen. What is not given is as in the [settings](settings.md).
 - **A failure is one line** and says what to do. Exit codes: 0 done, 1 failed, 2 wrong usage,
   130 interrupted.
 """
-SETTINGS_OPENING = """\
-# Settings
-
-Written by `python -m docs.reference` from the program. The settings file is
-`~/.config/mc-chat/settings.toml` on Linux and
-`~/Library/Application Support/mc-chat/settings.toml` on macOS; `mc-chat settings` prints its place,
-what holds and where each value comes from. The first start of the screen writes it with everything
-commented out; so does `mc-chat settings init`. `mc-chat settings set KEY VALUE` changes one line
-and keeps the rest, comments too.
-
-A variable of the environment goes before the file: `MC_CHAT_` and the setting in capitals, two
-underscores for a dot, as in `MC_CHAT_SAMPLING__TOP_K=40`. `MC_CHAT_MODELS` is short for
-`MC_CHAT_MODELS_DIR`. `MC_CHAT_HOME` is no setting: it puts models, chats, logs and settings into
-one folder.
-
-A mistake is named with its file, line and key, and with what is allowed.
-
-| setting | default | allowed | what it does |
-|---|---|---|---|
-"""
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the file."""
     with tempfile.TemporaryDirectory() as folder:
         outputs = run_examples(Path(folder))
-    write("commands.md", "\n".join([OPENING, *commands_text(outputs)]))
-    write("settings.md", SETTINGS_OPENING + settings_text())
-
-
-def write(name: str, text: str) -> None:
-    """Write one file of the documentation."""
-    (HERE / name).write_text(text, encoding="utf-8")
-    print(f"docs/{name}")
+    FILE.write_text("\n".join([OPENING, *commands_text(outputs)]), encoding="utf-8")
 
 
 # --- the examples ---------------------------------------------------------------------------------
@@ -154,7 +121,7 @@ def run_examples(folder: Path) -> dict[str, str]:
     environment = kept | {
         "HOME": str(home),
         "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(HERE.parent),
+        "PYTHONPATH": str(FILE.parents[1]),
     }
     lines = [line for several in EXAMPLES.values() for line in several]
     outputs = {}
@@ -262,34 +229,6 @@ def option_names(action: argparse.Action) -> list[str]:
 def sentence(words: str) -> str:
     """With a capital letter and a full stop."""
     return words[0].upper() + words[1:].rstrip(".") + "."
-
-
-# --- the settings ---------------------------------------------------------------------------------
-
-
-def settings_text() -> str:
-    """A row for each setting, the keys, presets and the file as it is written at first."""
-    rows = []
-    for key, value in leaves(dataclasses.asdict(Settings())).items():
-        explained = EXPLAINED[key[-1]]
-        default = "unset" if value is None else f"`{written(value)}`"
-        rows.append(f"| `{dotted(key)}` | {default} | {explained.allowed} | {explained.words} |")
-    keys = [f"| `keys.{action}` | `{key}` |" for action, key in ACTIONS.items()]
-    return "\n".join(
-        [
-            *rows,
-            "\n## Keys\n",
-            "Several keys for one action are divided by commas: `f9, ctrl+t`.\n",
-            "| setting | usual key |\n|---|---|",
-            *keys,
-            "\n## Presets\n",
-            "A table `[presets.NAME]` holds a system prompt (`system`) and any of the settings of "
-            "`[sampling]`;\nwhat it leaves out is as without it. "
-            "`mc-chat run --preset NAME` uses it.",
-            "\n## The file as it is written at first\n",
-            f"```toml\n{template().rstrip()}\n```\n",
-        ]
-    )
 
 
 if __name__ == "__main__":
