@@ -206,9 +206,10 @@ class Report:
         return json.dumps(found, indent=1)
 
     def write(self) -> None:
-        """Leave both under results/."""
-        (RESULTS / "compress_layer.md").write_text(self.markdown(), encoding="utf-8")
-        (RESULTS / "compress_layer.json").write_text(self.json() + "\n", encoding="utf-8")
+        """Leave both under results/; a GPU's figures lie beside those of a CPU."""
+        name = "compress_layer_gpu" if self.run.device_bytes else "compress_layer"
+        (RESULTS / f"{name}.md").write_text(self.markdown(), encoding="utf-8")
+        (RESULTS / f"{name}.json").write_text(self.json() + "\n", encoding="utf-8")
 
 
 def markdown(config: ModelConfig, run: Run, name: str, ratios: dict[str, float]) -> str:
