@@ -31,6 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "chat": (
         "printf '%s\\n' \"Please remember that my lucky number is 4711.\" "
         '"What is my lucky number?" | mc-chat chat --plain demo',
+        "echo /help | mc-chat chat --plain demo 2>&1",
     ),
     "chats": (
         "mc-chat chats",

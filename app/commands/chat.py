@@ -9,6 +9,7 @@ from app import models, opening, paths
 from app.arguments import Commands
 from app.asking import Asking, add_asking, asking
 from app.load_choices import LoadChoice, recall
+from engine.errors import UsageError
 
 
 def add(commands: Commands) -> None:
@@ -31,6 +32,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Chat until the person leaves."""
     if not options.plain:
+        _refuse_options_of_plain(options)
         opening.open_screen(options.model)
         return
     from app.history import History
@@ -51,6 +53,16 @@ def run(options: argparse.Namespace) -> None:
         chat.run(model)
     finally:
         history.close()
+
+
+def _refuse_options_of_plain(options: argparse.Namespace) -> None:
+    from app.cli import parser  # it is made of the commands, this one too
+
+    usual = vars(parser().parse_args(["chat"]))
+    for name, value in vars(options).items():
+        if name != "model" and value != usual[name]:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} is for --plain; on the screen it is chosen there")
 
 
 def _load_as(options: argparse.Namespace, how: Asking) -> Callable[[Path], LoadChoice]:

@@ -167,6 +167,7 @@ def test_without_plain_the_screen_opens_with_the_model(
     monkeypatch.setenv("TERM", "dumb")
     failed(mc_chat("chat", "tiny"), 2, "use `mc-chat chat --plain`")
     monkeypatch.setenv("TERM", "xterm")
+    failed(mc_chat("chat", "tiny", "--top-k", "5"), 2, "--top-k is for --plain")
     assert mc_chat("chat", "tiny").code == 0
     assert opened == ["tiny"]
 
