@@ -7,8 +7,11 @@ from typing import ClassVar
 from textual import work
 from textual.binding import Binding, BindingType
 
+from app.attachments import with_attachments
 from app.clipboard_words import code_blocks, copied_words
+from app.estimate import estimate_words
 from app.history import HistoryError
+from app.mentions import mentions
 from app.pruning_words import pruning_of, stepped
 from app.screens.chats import ChatsScreen
 from app.screens.talking import TalkingScreen
@@ -57,12 +60,18 @@ class ChatScreen(TalkingScreen):
         if refusal := self._refusal:
             self._refuse(event, refusal)
             return
+        named = mentions(event.text)
+        if stops := next((mention for mention in named if mention.stops), None):
+            self._refuse(event, stops.problem)
+            return
+        files = [mention.attachment for mention in named if mention.attachment]
+        text = with_attachments(event.text, files)
         editing = self._editing
         if not await self._reply_to(
             lambda reply: (
-                self._conversation.say(event.text, reply)
+                self._conversation.say(text, reply)
                 if editing is None
-                else self._conversation.edit(editing, event.text, reply)
+                else self._conversation.edit(editing, text, reply)
             )
         ):
             self._prompt.give_back(event.text)
@@ -110,6 +119,20 @@ class ChatScreen(TalkingScreen):
 
     def _warn(self, text: str, title: str = "") -> None:
         self.notify(text, title=title, severity="warning", markup=False)
+
+    def on_text_area_changed(self) -> None:
+        """What goes with the message, and about how much of the context it takes."""
+        text = self._prompt.text
+        named = mentions(text)
+        self._chips.show(named)
+        files = [mention.attachment.text for mention in named if mention.attachment]
+        self._prompt.border_subtitle = estimate_words("\n".join([text, *files]), self._free)
+
+    @property
+    def _free(self) -> int | None:
+        """Tokens of the context that are left, as the engine counted them."""
+        meters = self._readings.meters
+        return meters.context_size - meters.context_used if meters else None
 
     # --- editing ------------------------------------------------------------------------------
 

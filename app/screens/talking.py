@@ -19,6 +19,7 @@ from app.render import safe_text
 from app.services import Services
 from app.welcome import welcome
 from app.widgets.chat_view import ChatView
+from app.widgets.chips import Chips
 from app.widgets.gauge import Readings
 from app.widgets.gauges import Gauges, NewReadings
 from app.widgets.header import HeaderLine
@@ -62,6 +63,7 @@ class TalkingScreen(Screen[None]):
         self._header = HeaderLine()
         self._gauges = Gauges()
         self._view = ChatView()
+        self._chips = Chips()
         self._prompt = Prompt(services.settings.enter_sends)
         last = services.history.last_chat(self._model_name)
         self._conversation = self._open(last.id if last else None)
@@ -72,6 +74,7 @@ class TalkingScreen(Screen[None]):
         with Container(id="body"):
             yield self._gauges
             yield self._view
+            yield self._chips
             yield self._prompt
         yield Footer(show_command_palette=False, compact=True)
 

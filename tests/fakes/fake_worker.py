@@ -3,8 +3,11 @@
 What it does depends on the words of the last user message, so that one chat can hold many stories:
 
 - "crash" dies in the middle of a word; "hold" writes a little and waits for Cancel;
-- "full" and "memory" fail; "grow" fills the context;
-- "nasty" answers with markup and terminal controls, "code" with a long fence.
+- "full" and "memory" fail; "grow" fills the context, "cut" reaches the token limit;
+- "nasty" answers with markup and terminal controls, "code" with a long fence, "many" with 10,000
+  tokens, "pieces" cuts fences and characters of several bytes anywhere.
+
+A reply that it is to go on with gets `MORE`.
 
 A model whose folder is named "broken" fails to load. `--devices none` is a slow machine that never
 answers Detect, `--devices dies` ends instead of answering.
@@ -62,6 +65,20 @@ def route(scores):
 ```
 
 So a token passes through far fewer parameters than the model has.
+"""
+MORE = "And there is more to say.\n"
+PIECES = """\
+Grüße 🙂🙂 an 東京:
+
+````md
+```python
+print('ß')
+```
+````
+
+| a | b |
+|---|---|
+| 1 | 2 |
 """
 NASTY = (
     "[bold red]not markup[/] <b>not html</b> "
@@ -139,13 +156,18 @@ def load(request: protocol.Load) -> None:
 def answer_to(words: str) -> str:
     if "nasty" in words:
         return NASTY
+    if "pieces" in words:
+        return PIECES
+    if "many" in words:
+        return "\n\n".join(f"Paragraph {n} of *many* words." for n in range(2_000))
     if "code" in words:
         return "```python\n" + "".join(f"x = {i}\n" for i in range(60)) + "```\n"
     return ANSWER
 
 
 def generate(request: Generate, reader: Reader, pace: float) -> None:
-    words = request.messages[-1].content
+    words = next(said.content for said in reversed(request.messages) if said.role == "user")
+    continues = request.messages[-1].role == "assistant"
     reader.pruning = request.pruning
     if "full" in words:
         emit(
@@ -156,8 +178,9 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
         emit(protocol.Failed("DoesNotFitError", "out of memory; use fewer bits", request.id))
         return
     prompt = sum(len(message.content.split()) for message in request.messages)
-    answer = answer_to(words)
-    pieces = [answer[start : start + 6] for start in range(0, len(answer), 6)]
+    answer = MORE if continues else answer_to(words)
+    length = 1 if "pieces" in words else 6
+    pieces = [answer[start : start + length] for start in range(0, len(answer), length)]
     said, updates = "", 0
     for count, piece in enumerate(pieces, start=1):
         if "hold" in words and count == 20:
@@ -176,6 +199,8 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
             emit(protocol.MetersUpdate(request.id, meters(reader, count, prompt)))
         time.sleep(pace)
     reason: protocol.FinishReason = "context" if "grow" in words else "stop"
+    if "cut" in words and not continues:
+        reason = "length"
     if request.id in reader.cancelled:
         reason = "cancelled"
     emit(
