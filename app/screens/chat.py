@@ -13,6 +13,7 @@ from app.estimate import estimate_words
 from app.history import HistoryError
 from app.mentions import mentions
 from app.pruning_words import pruning_of, stepped
+from app.screens.answering import Answering, AnsweringScreen
 from app.screens.chats import ChatsScreen
 from app.screens.talking import TalkingScreen
 from app.widgets.messages import Notice, Turn
@@ -38,6 +39,7 @@ class ChatScreen(TalkingScreen):
         Binding("f9", "strength(1)", "Prune more", id="stronger", show=False),
         Binding("f3", "gauges", "Gauges", id="gauges"),
         Binding("f4", "models", "Models", id="models"),
+        Binding("f5", "answering", "Answers", id="answering", show=False),
         Binding("ctrl+g", "again", "Again", id="again"),
         Binding("ctrl+t", "go_on", "Go on", id="go_on", show=False),
         Binding("ctrl+n", "new_chat", "New", id="new_chat"),
@@ -313,6 +315,29 @@ class ChatScreen(TalkingScreen):
         self._odp = pruning
         self._services.engine.send(pruning)
         self._show_readings(replace(self._readings, pruning=pruning))
+
+    @work
+    async def action_answering(self) -> None:
+        """Change the system prompt and the sampling of this chat."""
+        now = Answering(
+            self._conversation.system,
+            self._conversation.preset,
+            self._sampling,
+            self._max_tokens,
+        )
+        screen = AnsweringScreen(now, self._services.settings)
+        wanted = await self.app.push_screen_wait(screen)
+        if wanted is not None and wanted != now:
+            self._answer_as(wanted)
+
+    def _answer_as(self, wanted: Answering) -> None:
+        self._sampling, self._max_tokens = wanted.sampling, wanted.max_tokens
+        try:
+            self._conversation.set_system(wanted.system, wanted.preset)
+        except HistoryError as error:
+            self._warn(str(error))
+        self._show_about()
+        self.notify("Holds from the next reply on.", timeout=2)
 
     def action_gauges(self) -> None:
         """Show or hide the gauges."""

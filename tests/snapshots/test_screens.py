@@ -19,13 +19,16 @@ from textual.widgets import Input, Markdown, Static
 from app import job_words, paths
 from app.history import History
 from app.screens import wizard
+from app.screens.answering import AnsweringScreen
 from app.screens.chats import ChatsScreen
 from app.screens.help import HelpScreen
 from app.screens.parting import PartingScreen
 from app.screens.wizard import WizardScreen
+from app.widgets.chips import Chips
 from app.widgets.gauge import SPARKLINE_LENGTH
 from app.widgets.gauges import Gauges
 from app.widgets.job_view import JobView
+from app.widgets.messages import ModelMessage, Notice
 from app.widgets.plan_table import PlanTable
 from app.widgets.prompt import Prompt
 from app.widgets.source_list import SourceList
@@ -256,6 +259,64 @@ def test_chat_engine_died(picture, model):
         await wait_for_state(pilot, "down")
 
     assert picture(scene)
+
+
+async def replied(pilot: Pilot[None], text: str) -> None:
+    await send(pilot, text)
+    await wait_until(pilot, lambda: pilot.app.screen.query(Markdown))
+    await wait_until(pilot, lambda: not pilot.app.screen._conversation.reply)
+    await wait_for_state(pilot, "ready")
+
+
+def test_chat_message_chosen(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await replied(pilot, "What is a mixture of experts?")
+        await pilot.press("ctrl+g")
+        await wait_until(pilot, lambda: "2/2" in below(pilot))
+        await wait_for_state(pilot, "ready")
+        await pilot.press("shift+up")
+        await wait_until(pilot, lambda: isinstance(pilot.app.focused, ModelMessage))
+
+    assert picture(scene)
+
+
+def test_chat_editing_with_a_file(picture, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("ducks and geese\n" * 300)
+
+    async def scene(pilot: Pilot[None]) -> None:
+        await replied(pilot, "nasty")
+        await pilot.press("up", *" @notes.txt @none.txt")
+        await wait_until(pilot, lambda: pilot.app.screen.query_one(Chips).display)
+
+    assert picture(scene)
+
+
+def test_chat_context_full(picture, model):
+    async def scene(pilot: Pilot[None]) -> None:
+        await replied(pilot, "grow")
+        await wait_until(pilot, lambda: pilot.app.screen.query(Notice))
+        await pilot.press("tab")
+
+    assert picture(scene)
+
+
+def test_answering(picture, model):
+    paths.settings_file().write_text(
+        'system = "Answer in one sentence."\n[presets.coder]\ntop_k = 5\n'
+    )
+
+    async def scene(pilot: Pilot[None]) -> None:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("f5")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, AnsweringScreen))
+        await wait_until(pilot, lambda: isinstance(pilot.app.focused, Input))
+
+    assert picture(scene)
+
+
+def below(pilot: Pilot[None]) -> str:
+    return str(pilot.app.screen.query(".below").last(Static).content)
 
 
 def test_help(picture, model):
