@@ -8,8 +8,8 @@ from app.render import safe_text
 
 _BASH = """\
 _mc_chat() {
-    local IFS=$'\\n'
-    COMPREPLY=($(mc-chat completion bash -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    local words=("${COMP_WORDS[@]:1:COMP_CWORD}") IFS=$'\\n'
+    COMPREPLY=($(mc-chat completion bash -- "${words[@]}" 2>/dev/null))
 }
 complete -o default -F _mc_chat mc-chat
 """
@@ -44,8 +44,8 @@ def add(commands: Commands) -> None:
         "completion",
         help="print what makes a shell complete mc-chat",
         description="Print a script that makes a shell complete commands, options and the names "
-        "of models. For bash, a line in ~/.bashrc: `source <(mc-chat completion bash)`. For zsh, "
-        "in ~/.zshrc behind compinit: `source <(mc-chat completion zsh)`. For fish: "
+        'of models. For bash, a line in ~/.bashrc: `eval "$(mc-chat completion bash)"`. For '
+        'zsh, in ~/.zshrc behind compinit: `eval "$(mc-chat completion zsh)"`. For fish: '
         "`mc-chat completion fish > ~/.config/fish/completions/mc-chat.fish`.",
     )
     parser.add_argument("shell", metavar="SHELL", choices=tuple(_SCRIPTS), help="bash, zsh or fish")
