@@ -88,31 +88,37 @@ _mc_chat
 
 
 @pytest.fixture
-def bin_path(tmp_path: Path) -> str:
-    """A PATH with an `mc-chat` that does without anything heavy."""
+def program(tmp_path: Path) -> Path:
+    """An `mc-chat` that fails when anything heavy was imported."""
     program = tmp_path / "bin" / "mc-chat"
     program.parent.mkdir()
-    light = "assert not {'torch', 'textual', 'transformers', 'numba'} & set(sys.modules)"
-    code = f"import sys; from app.cli import main; main(); {light}"
+    light = "assert not {'torch', 'textual', 'rich', 'transformers', 'numba'} & set(sys.modules)"
+    code = f"import sys; sys.path[:0] = ['{REPOSITORY}']; from app.cli import main; main(); {light}"
     program.write_text(f'#!/bin/sh\nexec \'{sys.executable}\' -c "{code}" "$@"\n')
     program.chmod(0o755)
-    return f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    return program
+
+
+def test_it_imports_nothing_heavy(tiny: Path, program: Path) -> None:
+    words = ("completion", "bash", "--", "run", "")
+    done = subprocess.run([program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout == "tiny\ndemo\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_completes(
-    mc_chat: Command, tiny: Path, tmp_path: Path, bin_path: str, shell: str
+    mc_chat: Command, tiny: Path, tmp_path: Path, program: Path, shell: str
 ) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell} here")
     (tmp_path / "script").write_text(mc_chat("completion", shell).out)
-    environment = {**os.environ, "PATH": bin_path, "PYTHONPATH": str(REPOSITORY)}
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
 
     def completed(partial: str) -> list[str]:
         done = subprocess.run(
             [shell, "-c", _TRIES[shell].format(words=partial)],
             cwd=tmp_path,
-            env=environment,
+            env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
             check=True,
