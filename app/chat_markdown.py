@@ -64,7 +64,7 @@ def _header(chat: WholeChat, made: Sequence[MadeWith]) -> str:
         "Model": _in_turn(map(_model, made)) or chat.model,
         "Device": _in_turn(each.device for each in made),
         "Sampling": _in_turn(sampling_words(each.sampling) for each in made),
-        "Pruning": _in_turn(each.pruning for each in made),
+        "Pruning": _in_turn(map(_pruning, made)),
         "Preset": chat.preset,
         "System prompt": _in_turn(systems),
         "Begun": _moment(chat.created),
@@ -78,6 +78,11 @@ def _header(chat: WholeChat, made: Sequence[MadeWith]) -> str:
 def _model(made: MadeWith) -> str:
     bits = "16 bits" if made.nominal_bits is None else f"{made.nominal_bits:.2f} bits"
     return f"{made.model}, {bits}"
+
+
+def _pruning(made: MadeWith) -> str:
+    scaled = made.pruning == "odp" and made.pruning_strength != 1.0
+    return f"odp ×{made.pruning_strength:g}" if scaled else made.pruning
 
 
 def _in_turn(values: Iterable[str]) -> str:

@@ -7,8 +7,13 @@ from collections.abc import Mapping
 ACTIONS: dict[str, str] = {
     "stop": "escape",
     "pruning": "f2",
+    "weaker": "f8",
+    "stronger": "f9",
     "gauges": "f3",
     "models": "f4",
+    "answering": "f5",
+    "again": "ctrl+g",
+    "go_on": "ctrl+t",
     "new_chat": "ctrl+n",
     "chats": "ctrl+o",
     "restart": "ctrl+r",

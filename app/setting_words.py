@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 THEMES = (
-    *("mc-chat", "textual-dark", "textual-light", "nord", "gruvbox", "catppuccin-mocha"),
+    *("mc-chat", "mc-light", "mc-contrast"),
+    *("textual-dark", "textual-light", "nord", "gruvbox", "catppuccin-mocha"),
     *("dracula", "tokyo-night", "monokai", "flexoki", "catppuccin-latte", "catppuccin-frappe"),
     *("catppuccin-macchiato", "solarized-light", "solarized-dark", "rose-pine"),
     *("rose-pine-moon", "rose-pine-dawn", "atom-one-dark", "atom-one-light"),

@@ -1,26 +1,34 @@
 """The terminal application: it opens the wizard or the chat, and keeps the engine's process."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from textual import work
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+from textual.screen import Screen
 from textual.signal import Signal
+from textual.theme import Theme
 
 from app import jobs, models, paths, settings
+from app.ascii_filter import AsciiFilter
+from app.command_table import COMMANDS, Command
 from app.engine_client import WORKER_COMMAND, EngineClient, WorkerEvent
 from app.history import History
 from app.jobs import JOB_COMMAND
+from app.key_words import key_words, keys_words
 from app.last_used import last_used
 from app.render import safe_text
 from app.screens.chat import ChatScreen
 from app.screens.help import HelpScreen
 from app.screens.wizard import WizardScreen
 from app.services import Services
-from app.theme import MC_THEME
+from app.setting_words import THEMES as THEME_NAMES
+from app.theme import THEMES
+from engine.errors import UsageError
 
 NARROW = 100
 """Columns below which the gauges become a strip."""
@@ -35,8 +43,8 @@ class McChatApp(App[None]):
     TITLE = "mc-chat"
     CSS_PATH = "tui.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1,question_mark", "help", "Keys", key_display="?"),
-        Binding("ctrl+q", "quit", "Quit", priority=True),
+        Binding("f1,question_mark", "help", "Keys", key_display="?", id="help"),
+        Binding("ctrl+q", "quit", "Quit", priority=True, id="quit"),
     ]
 
     def __init__(
@@ -48,21 +56,28 @@ class McChatApp(App[None]):
     ) -> None:
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW, "-wide")]
-        self.register_theme(MC_THEME)
-        self.theme = MC_THEME.name
+        chosen = settings.load(paths.settings_file())
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = chosen.theme
+        self.set_keymap(_keymap(chosen.keys))
+        if chosen.reduce_motion:
+            self.animation_level = "none"
+        self._ascii = [AsciiFilter()] if chosen.ascii else []
         events: Signal[WorkerEvent] = Signal(self, "engine")
         self._model = model
         self._services = Services(
             engine=EngineClient(events.publish, worker_command),
             events=events,
             history=History(paths.history_db()),
-            settings=settings.load(paths.settings_file()),
+            settings=chosen,
             job_command=job_command,
             clock=clock,
         )
 
     def on_mount(self) -> None:
         """Draw first; the engine's process starts when the screen is on the terminal."""
+        self.theme_changed_signal.subscribe(self, self._keep_theme)
         self._open()
         self.call_after_refresh(self._services.engine.start)
 
@@ -74,7 +89,53 @@ class McChatApp(App[None]):
     def action_help(self) -> None:
         """List the keys."""
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen())
+            self.push_screen(HelpScreen(self._services.settings.keys))
+
+    def action_use_theme(self, name: str) -> None:
+        """Change the colours, by the theme's name."""
+        if name in self.available_themes:
+            self.theme = name
+        else:
+            known = ", ".join(sorted(self.available_themes))
+            self.notify(f"there is no theme {name}; there are: {known}", severity="warning")
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the palette lists: our commands, where the screen below has their actions."""
+        keys = self._services.settings.keys
+        for command in COMMANDS:
+            if self._has(screen, command):
+                beside = f"{keys_words(command.keys(keys))}  /{command.name}".strip()
+                yield SystemCommand(
+                    f"{command.words[0].upper()}{command.words[1:]}",
+                    beside,
+                    lambda action=command.action: self.run_action(action),
+                )
+
+    def get_key_display(self, binding: Binding) -> str:
+        """As in our texts; letters and Ctrl are short in the footer."""
+        is_short = len(binding.key) == 1 or "ctrl+" in binding.key
+        if binding.key_display or is_short:
+            return super().get_key_display(binding)
+        return key_words(binding.key)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Those of Textual, and plain characters where the settings ask for them."""
+        return [*super().get_line_filters(), *self._ascii]
+
+    def _has(self, screen: Screen[object], command: Command) -> bool:
+        where, _, action = command.action.partition(".")
+        name = f"action_{action.partition('(')[0]}"
+        return hasattr(self if where == "app" else screen, name)
+
+    def _keep_theme(self, theme: Theme) -> None:
+        """The next start has the same colours."""
+        file = paths.settings_file()
+        if theme.name in THEME_NAMES:
+            try:
+                if theme.name != settings.load(file).theme:
+                    settings.set_value(file, ("theme",), theme.name)
+            except UsageError as error:
+                self.notify(str(error), title="Not saved", severity="warning", markup=False)
 
     @work
     async def _open(self) -> None:
@@ -84,6 +145,13 @@ class McChatApp(App[None]):
                 await self.push_screen_wait(ChatScreen(model, self._services))
             wizard = WizardScreen(self._services, may_leave=model is not None)
             model = await self.push_screen_wait(wizard) or model
+
+
+def _keymap(keys: dict[str, str]) -> dict[str, str]:
+    """The settings' keys as Textual takes them."""
+    return {
+        action: ",".join(key.strip() for key in text.split(",")) for action, text in keys.items()
+    }
 
 
 def run(model: str | None = None) -> None:

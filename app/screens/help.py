@@ -1,4 +1,4 @@
-"""The keys, on one page."""
+"""The keys, on one page: as they are now, also where the settings have changed them."""
 
 from typing import ClassVar
 
@@ -9,31 +9,18 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+from app.command_table import COMMANDS
+from app.key_words import keys_words
+
+Line = tuple[str, str]
+FIXED: tuple[tuple[str, tuple[Line, ...]], ...] = (
     (
         "Writing",
         (
             ("Enter", "send the message"),
             ("Ctrl+J  Shift+Enter", "new line"),
-            ("Esc", "stop the reply; what was written stays"),
             ("PgUp  PgDn", "scroll the chat"),
             ("Ctrl+C", "copy what the mouse selected"),
-        ),
-    ),
-    (
-        "Chats",
-        (
-            ("Ctrl+N", "new chat"),
-            ("Ctrl+O", "open an earlier chat"),
-        ),
-    ),
-    (
-        "Engine",
-        (
-            ("F2", "switch ODP, also in the middle of a reply"),
-            ("F3", "show or hide the gauges"),
-            ("F4", "another size or another model"),
-            ("Ctrl+R", "restart the engine"),
         ),
     ),
     (
@@ -47,15 +34,10 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Ctrl+R", "look at the machine again"),
         ),
     ),
-    (
-        "mc-chat",
-        (
-            ("?  F1", "this page (? in an empty message)"),
-            ("Ctrl+P", "all commands, themes"),
-            ("Ctrl+Q", "quit"),
-        ),
-    ),
 )
+"""What no command has and no setting changes."""
+
+ALL_COMMANDS: Line = ("Ctrl+P", "all commands; or write / and a name")
 
 
 class HelpScreen(ModalScreen[None]):
@@ -66,20 +48,36 @@ class HelpScreen(ModalScreen[None]):
         ("escape,q,question_mark,f1,enter", "dismiss", "Close")
     ]
 
+    def __init__(self, chosen: dict[str, str]) -> None:
+        """``chosen``: the keys of the settings, by the names of `app.key_names`."""
+        super().__init__()
+        self._chosen = chosen
+
     def compose(self) -> ComposeResult:
         """One block of keys per subject."""
         with VerticalScroll(classes="dialog") as dialog:
             dialog.border_title = "Keys"
             dialog.border_subtitle = "Esc closes"
-            yield Static(_page())
+            yield Static(_page(self._chosen))
 
 
-def _page() -> Content:
-    lines: list[Content] = []
-    for subject, keys in KEYS:
-        lines.append(Content.styled(subject, "bold $primary"))
-        lines += [
-            Content.assemble((f"  {key:<21}", "bold"), (what, "$quiet")) for key, what in keys
+def _page(chosen: dict[str, str]) -> Content:
+    (writing, *rest) = FIXED
+    subjects: dict[str, list[Line]] = {writing[0]: list(writing[1])}
+    for command in COMMANDS:
+        keys = keys_words(command.keys(chosen))
+        line = (keys or f"/{command.name}", command.words)
+        subjects.setdefault(command.subject, []).append(line)
+    subjects[COMMANDS[-1].subject].insert(0, ALL_COMMANDS)
+    subjects |= {subject: list(lines) for subject, lines in rest}
+    blocks = [_block(subject, lines) for subject, lines in subjects.items()]
+    return Content("\n\n").join(blocks)
+
+
+def _block(subject: str, lines: list[Line]) -> Content:
+    return Content("\n").join(
+        [
+            Content.styled(subject, "bold $primary"),
+            *(Content.assemble((f"  {key:<21}", "bold"), (what, "$quiet")) for key, what in lines),
         ]
-        lines.append(Content())
-    return Content("\n").join(lines[:-1])
+    )

@@ -17,7 +17,7 @@ from app.screens.chat import ChatScreen
 from app.setting_words import EXPLAINED, THEMES
 from app.settings import Origin, Preset, Settings, load, read, set_value
 from app.settings_template import template
-from app.theme import MC_THEME
+from app.theme import THEMES as OURS
 from app.tui import McChatApp
 from engine.errors import UsageError
 from engine.protocol import SamplingOptions
@@ -53,7 +53,7 @@ temperature = 1
 top_p = 0.9
 seed = 7
 [keys]
-stop = "ctrl+t, f9"
+stop = "ctrl+u, f11"
 [presets.coder]
 system = "Code only."
 temperature = 0.1
@@ -75,7 +75,7 @@ def test_every_setting_can_be_written(tmp_path: Path):
         reduce_motion=True,
         ascii=True,
         sampling=SamplingOptions(temperature=1.0, top_p=0.9, seed=7),
-        keys={"stop": "ctrl+t, f9"},
+        keys={"stop": "ctrl+u, f11"},
         presets={"coder": Preset(system="Code only.", temperature=0.1)},
     )
 
@@ -157,7 +157,7 @@ def test_a_variable_goes_before_the_file_and_says_so(tmp_path: Path):
         "MC_CHAT_ASCII": "false",
         "MC_CHAT_SAMPLING__TEMPERATURE": "0.5",
         "MC_CHAT_PRESETS__CODER__SYSTEM": "12",
-        "MC_CHAT_KEYS__STOP": "f9",
+        "MC_CHAT_KEYS__STOP": "f11",
         "MC_CHAT_MODELS": "~/models",
         "MC_CHAT_HOME": "/somewhere",
         "OTHER": "x",
@@ -170,7 +170,7 @@ def test_a_variable_goes_before_the_file_and_says_so(tmp_path: Path):
     )
     assert holds.sampling == SamplingOptions(temperature=0.5, top_p=0.9, seed=7)
     assert holds.presets["coder"] == Preset(system="12", temperature=0.1)
-    assert holds.keys == {"stop": "f9"}
+    assert holds.keys == {"stop": "f11"}
     assert found.origins[("sampling", "temperature")] == Origin("MC_CHAT_SAMPLING__TEMPERATURE")
     assert str(found.origins[("models_dir",)]) == "MC_CHAT_MODELS"
     assert str(found.origins[("sampling", "seed")]) == "line 16"
@@ -299,13 +299,13 @@ def test_the_engine_and_the_settings_allow_the_same(options: dict[str, float]):
 
 
 def test_themes_offered_are_those_there_are():
-    assert sorted(THEMES) == sorted([*BUILTIN_THEMES, MC_THEME.name])
+    assert sorted(THEMES) == sorted([*BUILTIN_THEMES, *(theme.name for theme in OURS)])
 
 
 @pytest.mark.parametrize(("action", "keys"), ACTIONS.items())
 def test_keys_are_those_of_the_screen(action: str, keys: str):
     bindings = [binding for owner in (McChatApp, ChatScreen) for binding in bindings_of(owner)]
-    assert (action, keys) in [(binding.action, binding.key) for binding in bindings]
+    assert (action, keys) in [(binding.id, binding.key) for binding in bindings]
 
 
 def bindings_of(owner: type[App[None]] | type[Screen[None]]) -> list[Binding]:

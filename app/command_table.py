@@ -1,0 +1,70 @@
+"""All commands of the screen: the palette, the slash commands and the page of keys are made of it.
+
+A command is an action of the app or of the screen below; it is offered where that screen has it.
+"""
+
+from dataclasses import dataclass
+
+from app.key_names import ACTIONS
+from engine.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Command:
+    """``name`` is typed after a slash, ``words`` say what it does. ``key`` names its keys in
+    `app.key_names` and in the settings, empty: it has none. ``argument``: what may stand behind
+    the name, which goes to the action ``with_argument``."""
+
+    name: str
+    subject: str
+    words: str
+    action: str
+    key: str = ""
+    argument: str = ""
+    with_argument: str = ""
+
+    def keys(self, chosen: dict[str, str]) -> str:
+        """Its keys, those that the settings chose first; in Textual's names, empty if none."""
+        return chosen.get(self.key, ACTIONS[self.key]) if self.key else ""
+
+
+CHAT, ENGINE, APP = "Chat", "Engine", "mc-chat"
+
+COMMANDS: tuple[Command, ...] = (
+    Command("stop", CHAT, "stop the reply; what was written stays", "screen.stop", "stop"),
+    Command("again", CHAT, "another reply to the last message", "screen.again", "again"),
+    Command("continue", CHAT, "go on with a reply that was cut", "screen.go_on", "go_on"),
+    Command("answers", CHAT, "system prompt, presets, sampling", "screen.answering", "answering"),
+    Command("new", CHAT, "begin a new chat", "screen.new_chat", "new_chat"),
+    Command("chats", CHAT, "open, search, rename, delete, export", "screen.chats", "chats"),
+    Command(
+        *("pruning", ENGINE, "switch ODP, also in the middle of a reply"),
+        *("screen.pruning", "pruning", "on, off or 0 to 2", "screen.prune_as"),
+    ),
+    Command("weaker", ENGINE, "prune less", "screen.strength(-1)", "weaker"),
+    Command("stronger", ENGINE, "prune more", "screen.strength(1)", "stronger"),
+    Command("gauges", ENGINE, "show or hide the gauges", "screen.gauges", "gauges"),
+    Command("models", ENGINE, "another size or another model", "screen.models", "models"),
+    Command("restart", ENGINE, "restart the engine", "screen.restart", "restart"),
+    Command(
+        *("theme", APP, "choose the colours"),
+        *("app.change_theme", "", "NAME", "app.use_theme"),
+    ),
+    Command("help", APP, "all keys and commands", "app.help", "help"),
+    Command("quit", APP, "leave; chats are kept, compressions go on", "app.quit", "quit"),
+)
+
+
+def action_of(text: str) -> str:
+    """The action that a line like ``/theme nord`` asks for. Raises UsageError naming what is."""
+    name, _, argument = text.removeprefix("/").strip().partition(" ")
+    command = next((each for each in COMMANDS if each.name == name.lower()), None)
+    if command is None:
+        names = " ".join(f"/{each.name}" for each in COMMANDS)
+        raise UsageError(f"there is no /{name}; there are: {names}")
+    argument = argument.strip()
+    if not argument:
+        return command.action
+    if not command.with_argument:
+        raise UsageError(f"/{command.name} stands alone")
+    return f"{command.with_argument}({argument!r})"

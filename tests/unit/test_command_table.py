@@ -1,0 +1,70 @@
+import pytest
+
+from app.command_table import COMMANDS, action_of
+from app.key_names import ACTIONS
+from app.key_words import key_words, keys_words
+from app.pruning_words import pruning_of, pruning_words, stepped
+from engine.errors import UsageError
+from engine.protocol import SetPruning
+
+
+def test_names_are_words_and_given_once():
+    names = [command.name for command in COMMANDS]
+    assert len(set(names)) == len(names)
+    assert all(name.isalpha() and name.islower() for name in names)
+
+
+def test_every_action_with_a_key_is_a_command():
+    assert {command.key for command in COMMANDS} - {""} == set(ACTIONS)
+
+
+def test_a_slash_command_is_an_action():
+    assert action_of("/new") == "screen.new_chat"
+    assert action_of(" /Quit ".strip()) == "app.quit"
+    assert action_of("/pruning 0.5") == "screen.prune_as('0.5')"
+    assert action_of("/theme it's (1)") == """app.use_theme("it's (1)")"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("/nwe", "there is no /nwe; there are: /"), ("/new one", "stands alone")]
+)
+def test_what_is_no_command_is_told(text: str, words: str):
+    with pytest.raises(UsageError, match=words):
+        action_of(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("escape", "Esc"),
+        ("f12", "F12"),
+        ("ctrl+n", "Ctrl+N"),
+        ("alt+question_mark", "Alt+?"),
+        ("ctrl+left_square_bracket", "Ctrl+["),
+        ("pagedown", "PgDn"),
+    ],
+)
+def test_keys_in_words(key: str, words: str):
+    assert key_words(key) == words
+
+
+def test_several_keys_in_words():
+    assert keys_words("f1, question_mark") == "F1  ?"
+
+
+def test_pruning_in_words_and_back():
+    assert pruning_words(SetPruning("off", 1.5)) == "ODP off"
+    assert pruning_words(SetPruning("odp")) == "ODP on"
+    assert pruning_words(SetPruning("odp", 0.75)) == "ODP ×0.75"
+    assert pruning_of("off", SetPruning("odp", 1.5)) == SetPruning("off", 1.5)
+    assert pruning_of("on", SetPruning("off", 1.5)) == SetPruning("odp", 1.5)
+    assert pruning_of("0.5", SetPruning("off")) == SetPruning("odp", 0.5)
+    for wrong in ("2.1", "-1", "nan", "strong"):
+        with pytest.raises(UsageError, match=f"from 0 to 2, not {wrong}"):
+            pruning_of(wrong, SetPruning("odp"))
+
+
+def test_steps_stay_within_the_limits():
+    assert [stepped(1.0, 1), stepped(2.0, 1), stepped(0.0, -1), stepped(0.25, -1)] == [
+        *(1.25, 2.0, 0.0, 0.0)
+    ]
