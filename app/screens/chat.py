@@ -34,6 +34,7 @@ class ChatScreen(TalkingScreen):
     CSS_PATH = "chat.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="stop"),
+        Binding("escape", "leave", "Back", id="leave"),
         Binding("f2", "pruning", "ODP", id="pruning"),
         Binding("f8", "strength(-1)", "Prune less", id="weaker", show=False),
         Binding("f9", "strength(1)", "Prune more", id="stronger", show=False),
@@ -158,7 +159,7 @@ class ChatScreen(TalkingScreen):
     # --- on one of the messages ---------------------------------------------------------------
 
     def on_prompt_left(self) -> None:
-        """Shift+Up in the prompt: to the messages."""
+        """Tab or Shift+Up in the prompt: to what can be chosen, else to the last message."""
         self._view.focus_last()
 
     async def on_turn_wish(self, event: Turn.Wish) -> None:
@@ -274,23 +275,25 @@ class ChatScreen(TalkingScreen):
         await self.run_action(event.action)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In the footer stands what can be done now."""
+        """In the footer stands what can be done now; Esc stops a reply first."""
+        replying = self._conversation.reply is not None
         if action == "stop":
-            return self._can_stop
+            return replying
+        if action == "leave":
+            elsewhere = self.focused is not None and self.focused is not self._prompt
+            return not replying and (elsewhere or self._editing is not None)
         if action == "again":
             return self._conversation.can_regenerate
         return True
 
-    @property
-    def _can_stop(self) -> bool:
-        elsewhere = self.focused is not None and self.focused is not self._prompt
-        return bool(self._conversation.reply or self._editing or elsewhere)
-
     def action_stop(self) -> None:
-        """Stop the reply; the engine answers with what it wrote. Else back to an empty prompt."""
-        if self._conversation.reply:
-            self._cancel()
-        elif self._editing is not None:
+        """Stop the reply; the engine answers with what it wrote."""
+        self._cancel()
+        self._prompt.focus()
+
+    def action_leave(self) -> None:
+        """Leave the messages, or the one that is edited, for the prompt."""
+        if self._editing is not None:
             self._prompt.show_text("")
             self._end_editing()
         self._prompt.focus()

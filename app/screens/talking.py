@@ -34,7 +34,7 @@ READING = "reading the chat"
 
 RESTART = (("Restart engine (Ctrl+R)", "screen.restart"),)
 CONTEXT_FULL = (
-    ("Leave out oldest turns", "screen.drop_oldest"),
+    ("Drop oldest turns", "screen.drop_oldest"),
     ("Summarise by hand", "screen.summarise"),
     ("New chat (Ctrl+N)", "screen.new_chat"),
 )

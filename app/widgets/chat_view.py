@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.geometry import Size
-from textual.widgets import Static
+from textual.widgets import Button, Static
 
 from app.conversation import Conversation
 from app.history import MessageRecord
@@ -198,17 +198,17 @@ class ChatView(VerticalScroll, can_focus=False):
     # --- keys ---------------------------------------------------------------------------------
 
     def focus_last(self) -> None:
-        """Go to the last message in sight."""
-        turns = self.turns
-        if turns:
-            turns[-1].focus()
+        """Go to what the last notice offers, else to the last message."""
+        targets = [*self.query(Notice).last().query(Button)][:1] if self.query(Notice) else []
+        for target in targets or self.turns[-1:]:
+            target.focus()
 
     def action_step(self, step: int) -> None:
         """To the message before or after; after the last is the prompt."""
         turns = self.turns
         place = next((place for place, turn in enumerate(turns) if turn.has_focus), None)
-        if place is None:
-            return
+        if place is None:  # on a notice, below the last message
+            place = len(turns)
         if 0 <= place + step < len(turns):
             turns[place + step].focus()
         elif step > 0 and not self._hidden_below:

@@ -24,7 +24,7 @@ class Prompt(TextArea):
         """Up was pressed where nothing is written."""
 
     class Left(Message):
-        """Shift+Up was pressed where nothing is above."""
+        """Tab was pressed, or Shift+Up where nothing is above."""
 
     def __init__(self, enter_sends: bool = True) -> None:
         super().__init__(
@@ -51,10 +51,8 @@ class Prompt(TextArea):
             await self.run_action("app.help")
         elif event.key == "up" and not self.text:
             self.post_message(self.WantsLast())
-        elif event.key == "shift+up" and self.selection.is_empty and self.cursor_at_first_line:
+        elif event.key in {"tab", "shift+tab"} or self._is_above(event.key):
             self.post_message(self.Left())
-        elif event.key == "tab":  # the messages above, the last one first
-            self.screen.focus_previous()
         else:
             return
         event.stop()
@@ -70,6 +68,10 @@ class Prompt(TextArea):
         self.text = text
         self.border_title = title
         self.move_cursor(self.document.end)
+
+    def _is_above(self, key: str) -> bool:
+        """Shift+Up selects, but where nothing can be selected it leads out of the prompt."""
+        return key == "shift+up" and self.selection.is_empty and self.cursor_at_first_line
 
     def _send(self) -> None:
         if self.text.strip():

@@ -159,7 +159,7 @@ def answer_to(words: str) -> str:
     if "pieces" in words:
         return PIECES
     if "many" in words:
-        return "\n\n".join(f"Paragraph {n} of *many* words." for n in range(2_000))
+        return "\n\n".join(f"Paragraph {n} of " + 40 * "*many* " + "words." for n in range(200))
     if "code" in words:
         return "```python\n" + "".join(f"x = {i}\n" for i in range(60)) + "```\n"
     return ANSWER

@@ -8,15 +8,14 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Markdown, Static
 
 from app import paths
-from app.history import History, HistoryError
+from app.history import HistoryError
 from app.screens.chat import ChatScreen
 from app.screens.chats import ChatsScreen
 from app.screens.help import HelpScreen
 from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
-from app.widgets.messages import ModelMessage, Notice, UserMessage
+from app.widgets.messages import Notice, UserMessage
 from app.widgets.prompt import Prompt
-from tests.chats_for_tests import say_all
 from tests.fakes.fake_worker import ANSWER
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
@@ -202,7 +201,7 @@ async def test_a_context_that_fills_up_while_writing_keeps_the_reply():
         assert replies(pilot) == [ANSWER]
         assert "context full" in below(pilot)
         assert offered(pilot) == [
-            "Leave out oldest turns",
+            "Drop oldest turns",
             "Summarise by hand",
             "New chat (Ctrl+N)",
         ]

@@ -78,18 +78,18 @@ async def test_scrolling_up_brings_what_is_earlier_and_down_what_is_later(long_c
         await wait_until(pilot, lambda: pilot.app.screen.query(ModelMessage))
         view = pilot.app.screen.query_one(ChatView)
         seen = []
-        for _ in range(6):
+        for _ in range(5):
             await settle(pilot)
             await pilot.press("pageup")
             seen.append(first_in_sight(pilot)[0])
         await settle(pilot)
         assert seen == sorted(seen, reverse=True)
-        assert seen[-1] < MESSAGES - 40
+        assert seen[-1] < MESSAGES - 36
         assert len(depths(pilot)) <= WINDOW
         assert depths(pilot)[-1] < MESSAGES  # what is far away has left
         assert depths(pilot) == list(range(depths(pilot)[0], depths(pilot)[-1] + 1))
 
-        for _ in range(10):
+        for _ in range(8):
             await pilot.press("pagedown")
             await settle(pilot)
         assert depths(pilot)[-1] == MESSAGES

@@ -219,7 +219,7 @@ async def test_a_full_context_leaves_the_oldest_turns_out_and_says_so():
         await wait_for_state(pilot, "ready")
         await talk(pilot, "grow")
         screen = pilot.app.screen
-        choose(pilot, "Leave out oldest turns")
+        choose(pilot, "Drop oldest turns")
         await wait_until(pilot, lambda: turns(pilot)[-1] == ANSWER + MORE)
         await replied(pilot)
         assert screen._conversation.left_out == 2
