@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 
 from app.attachments import with_attachments
 from app.clipboard_words import code_blocks, copied_words
+from app.command_table import action_of
 from app.estimate import estimate_words
 from app.history import HistoryError
 from app.mentions import mentions
@@ -39,7 +40,8 @@ class ChatScreen(TalkingScreen):
         Binding("f8", "strength(-1)", "Prune less", id="weaker", show=False),
         Binding("f9", "strength(1)", "Prune more", id="stronger", show=False),
         Binding("f3", "gauges", "Gauges", id="gauges"),
-        Binding("f4", "models", "Models", id="models"),
+        Binding("f4", "app.models", "Models", id="models"),
+        Binding("ctrl+l", "app.map", "Map", id="map", show=False),
         Binding("f5", "answering", "Answers", id="answering", show=False),
         Binding("ctrl+g", "again", "Again", id="again"),
         Binding("ctrl+t", "go_on", "Go on", id="go_on", show=False),
@@ -80,6 +82,16 @@ class ChatScreen(TalkingScreen):
             self._prompt.give_back(event.text)
             return
         self._end_editing()
+
+    async def on_prompt_commanded(self, event: Prompt.Commanded) -> None:
+        """Do what the line asks for."""
+        try:
+            action = action_of(event.text)
+        except UsageError as error:
+            self._prompt.give_back(event.text)
+            self._warn(f"{error}. A space before the / makes it a message.", "Not done")
+            return
+        await self.run_action(action)
 
     def action_again(self) -> None:
         """Ask for another reply to the last message; the one that is there stays a branch."""
@@ -312,7 +324,7 @@ class ChatScreen(TalkingScreen):
         try:
             self._prune(pruning_of(text, self._odp))
         except UsageError as error:
-            self.notify(str(error), severity="warning", markup=False)
+            self._warn(str(error))
 
     def _prune(self, pruning: protocol.SetPruning) -> None:
         self._odp = pruning
@@ -353,8 +365,8 @@ class ChatScreen(TalkingScreen):
         else:
             self._view.scroll_page_down(animate=False)
 
-    def action_models(self) -> None:
-        """Leave for the wizard; a running reply is stopped and kept."""
+    def leave(self) -> None:
+        """End this chat's screen; a running reply is stopped and kept."""
         self._cancel()
         self.dismiss()
 

@@ -1,5 +1,7 @@
 """Where the user writes. Which key sends is a setting; the other one makes a new line."""
 
+import re
+
 from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
@@ -9,12 +11,22 @@ _HINTS = {
     False: "Write a message.  Ctrl+J or Ctrl+Enter sends · Enter new line · ? keys",
 }
 
+_COMMAND = re.compile(r"/\w+( .*)?")
+"""A path or several lines are a message, and so is what has a space before the stroke."""
+
 
 class Prompt(TextArea):
     """A text area that grows to a third of the screen."""
 
     class Sent(Message):
         """The user sent it. The prompt is empty again; `give_back` undoes that."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    class Commanded(Message):
+        """A line like ``/theme nord`` was sent. The prompt is empty again, as by `Sent`."""
 
         def __init__(self, text: str) -> None:
             super().__init__()
@@ -74,6 +86,9 @@ class Prompt(TextArea):
         return key == "shift+up" and self.selection.is_empty and self.cursor_at_first_line
 
     def _send(self) -> None:
-        if self.text.strip():
-            self.post_message(self.Sent(self.text.strip()))
-            self.clear()
+        text = self.text
+        if not text.strip():
+            return
+        is_command = _COMMAND.fullmatch(text.rstrip())
+        self.post_message(self.Commanded(text) if is_command else self.Sent(text.strip()))
+        self.clear()

@@ -8,6 +8,7 @@ from textual.pilot import Pilot
 
 from app import paths
 from app.history import History
+from app.screens.help import HelpScreen
 from app.widgets.chips import Chips
 from app.widgets.messages import Turn
 from app.widgets.prompt import Prompt
@@ -95,3 +96,26 @@ async def test_what_cannot_go_along_is_told_and_nothing_is_lost():
         await wait_until(pilot, lambda: pilot.app._notifications)
         assert prompt(pilot).text == "@picture.png and @none.txt"
         assert said() == []
+
+
+async def test_a_line_with_a_stroke_is_a_command_and_a_space_before_it_makes_it_a_message():
+    async with make_app().run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press(*"/pruning 0.5", "enter")
+        await wait_until(pilot, lambda: pilot.app.screen._odp.strength == 0.5)
+        await pilot.press(*"/help", "enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: prompt(pilot).has_focus)
+        await pilot.press(*"/nothing", "enter")
+        await wait_until(pilot, lambda: pilot.app._notifications)
+        assert "there is no /nothing" in next(iter(pilot.app._notifications)).message
+        assert prompt(pilot).text == "/nothing"
+        assert said() == []
+        prompt(pilot).text = " /nothing"
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: said()[:1] == ["/nothing"])
+        await wait_for_state(pilot, "ready")
+        prompt(pilot).text = "/usr/bin/env is what?"
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: said()[2:3] == ["/usr/bin/env is what?"])
