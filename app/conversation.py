@@ -255,6 +255,13 @@ class Conversation:
         self.left_out = min(max(self.left_out + more, 0), max(said - 1, 0))
         return self.left_out
 
+    def first_shown(self) -> int:
+        """The depth of the first message that the model is shown, 1 if nothing is left out."""
+        if not self.left_out:
+            return 1
+        said = [record.depth for record in self.line() if record.role == "user"]
+        return said[self.left_out] if self.left_out < len(said) else 1
+
     def summary_draft(self) -> str:
         """A message to begin a new chat with, for the user to make a summary of: what was asked,
         and how the last reply began."""

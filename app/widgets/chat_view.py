@@ -26,6 +26,9 @@ WINDOW = 40
 """Messages mounted at once: drawing must not grow with the length of a chat."""
 
 
+LEFT_OUT = "the model is not shown what is above"
+
+
 class ChatView(VerticalScroll, can_focus=False):
     """Shows part of a conversation. Where one of the messages has the focus, arrows go on."""
 
@@ -88,6 +91,7 @@ class ChatView(VerticalScroll, can_focus=False):
             if chat.reply.text:
                 reply.write(chat.reply.text)
             await self.remove_children(self.turns[:-WINDOW])
+            self._mark()
             self.anchor()
             return reply
 
@@ -109,6 +113,7 @@ class ChatView(VerticalScroll, can_focus=False):
             return None
         if around is None:
             await self.mount_all(_turns(chat.records[-FIRST:]))
+            self._mark()
             self.anchor()
             return None
         while chat.earlier >= around:
@@ -117,7 +122,17 @@ class ChatView(VerticalScroll, can_focus=False):
         turns = _turns(chat.records[first : first + 2 * FIRST])
         self.release_anchor()
         await self.mount_all(turns)
+        self._mark()
         return next(turn for turn in turns if turn.record.depth == around)
+
+    def _mark(self) -> None:
+        """A line above the first message that the model is shown, where others were left out."""
+        assert self._chat is not None
+        first = self._chat.first_shown()
+        for turn in self.turns:
+            is_first = turn.record.depth == first > 1
+            turn.set_class(is_first, "-first-shown")
+            turn.border_title = LEFT_OUT if is_first else ""
 
     # --- the window ---------------------------------------------------------------------------
 
@@ -174,6 +189,7 @@ class ChatView(VerticalScroll, can_focus=False):
                 return
             self._hold(turns[0])
             await self.mount_all(new, before=turns[0])
+            self._mark()
             if chat.reply is None:  # else the last one is being written
                 await self.remove_children(self.turns[WINDOW:])
         self.call_after_refresh(self._look)
@@ -192,6 +208,7 @@ class ChatView(VerticalScroll, can_focus=False):
             self._hold(turns[-1])
             place = turns[-1].record.depth - chat.earlier
             await self.mount_all(_turns(chat.records[place : place + STEP]), after=turns[-1])
+            self._mark()
             await self.remove_children(self.turns[:-WINDOW])
         self.call_after_refresh(self._look)
 

@@ -224,6 +224,8 @@ async def test_a_full_context_leaves_the_oldest_turns_out_and_says_so():
         await replied(pilot)
         assert screen._conversation.left_out == 2
         assert "the oldest 2 turns were left out" in below(pilot)
+        marked = [turn for turn in pilot.app.screen.query(Turn) if turn.border_title]
+        assert [turn.text for turn in marked] == ["three"]
         assert [said.content for said in screen._conversation.prompt()][:2] == ["three", "3"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, Markdown, Static
+from textual.widgets import Button, Input, Markdown, Static
 
 from app import job_words, paths
 from app.history import History
@@ -297,6 +297,23 @@ def test_chat_context_full(picture, model):
         await replied(pilot, "grow")
         await wait_until(pilot, lambda: pilot.app.screen.query(Notice))
         await pilot.press("tab")
+
+    assert picture(scene)
+
+
+def test_chat_oldest_left_out(picture, model):
+    history = History(paths.history_db())
+    said = ("My name is Ada.", "Hello, Ada.", "And I like ducks.", "So do I.")
+    say_all(history, history.new_chat("demo", "Ada"), *said)
+    history.close()
+
+    async def scene(pilot: Pilot[None]) -> None:
+        await replied(pilot, "grow")
+        button = pilot.app.screen.query_one(Notice).query(Button).first()
+        assert str(button.label) == "Drop oldest turns"
+        button.press()
+        await wait_until(pilot, lambda: "left out" in below(pilot))
+        await wait_for_state(pilot, "ready")
 
     assert picture(scene)
 

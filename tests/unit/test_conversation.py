@@ -204,6 +204,18 @@ def test_a_full_context_is_answered_once_turns_are_dropped(history: History):
     assert [record.content for record in reopened(history, chat).line()] == list("aAbBcC")
 
 
+def test_the_first_message_that_is_shown_is_known(history: History):
+    chat = Conversation(history, "demo")
+    talk(chat, *(f"{number}" for number in range(2 * PAGE)))
+    assert chat.first_shown() == 1
+    chat.drop_oldest_turns(3)
+    assert chat.first_shown() == 7
+    reopened_chat = reopened(history, chat)
+    reopened_chat.left_out = 3
+    assert told(reopened_chat)[0] == chat.line()[6].content
+    assert reopened_chat.first_shown() == 7
+
+
 def test_editing_a_message_makes_a_branch_and_the_old_one_comes_back(history: History):
     chat = Conversation(history, "demo")
     talk(chat, "a", "A", "b", "B", "c", "C")
