@@ -44,7 +44,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("weaker", ENGINE, "prune less", "screen.strength(-1)", "weaker"),
     Command("stronger", ENGINE, "prune more", "screen.strength(1)", "stronger"),
     Command("gauges", ENGINE, "show or hide the gauges", "screen.gauges", "gauges"),
-    Command("models", ENGINE, "another size or another model", "screen.models", "models"),
+    Command("map", ENGINE, "the experts, and which of them run", "app.map", "map"),
+    Command("models", ENGINE, "load, verify, remove or make models", "app.models", "models"),
     Command("restart", ENGINE, "restart the engine", "screen.restart", "restart"),
     Command(
         *("theme", APP, "choose the colours"),

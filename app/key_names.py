@@ -11,6 +11,7 @@ ACTIONS: dict[str, str] = {
     "stronger": "f9",
     "gauges": "f3",
     "models": "f4",
+    "map": "ctrl+l",
     "answering": "f5",
     "again": "ctrl+g",
     "go_on": "ctrl+t",

@@ -4,12 +4,13 @@ Free of torch and of the screen: only `mc.json` is read, so lists come up at onc
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from app import paths
-from engine.errors import CheckpointError
-from engine.manifest import Manifest, is_compressed, read_manifest
+from app import jobs, paths
+from engine.errors import CheckpointError, UsageError
+from engine.manifest import MANIFEST_NAME, Manifest, is_compressed, read_manifest
 
 DEMO = "demo"
 DEMO_BITS = 2.5
@@ -24,6 +25,14 @@ class InstalledModel:
     folder: Path
     manifest: Manifest
 
+    @property
+    def installed(self) -> float:
+        """When it was, in seconds since 1970; 0 where it has just gone."""
+        try:
+            return (self.folder / MANIFEST_NAME).stat().st_mtime
+        except OSError:
+            return 0.0
+
 
 @dataclass(frozen=True)
 class DamagedModel:
@@ -36,15 +45,16 @@ class DamagedModel:
 
 def installed() -> list[InstalledModel]:
     """Every installed model whose manifest can be read, by name."""
-    return [model for model in _scan() if isinstance(model, InstalledModel)]
+    return [model for model in scan() if isinstance(model, InstalledModel)]
 
 
 def damaged() -> list[DamagedModel]:
     """Every installed model whose manifest cannot be read, by name."""
-    return [model for model in _scan() if isinstance(model, DamagedModel)]
+    return [model for model in scan() if isinstance(model, DamagedModel)]
 
 
-def _scan() -> list[InstalledModel | DamagedModel]:
+def scan() -> list[InstalledModel | DamagedModel]:
+    """Both kinds, by name."""
     root = paths.models_dir()
     if not root.is_dir():
         return []
@@ -57,6 +67,25 @@ def _read(folder: Path) -> InstalledModel | DamagedModel:
         return InstalledModel(folder.name, folder, read_manifest(folder))
     except CheckpointError as error:
         return DamagedModel(folder.name, folder, str(error))
+
+
+def remove(name: str) -> int:
+    """Delete a model under the models folder, never a folder elsewhere; returns the bytes freed.
+
+    Raises UsageError for what is no installed model, is being made, or cannot be deleted.
+    """
+    folder = paths.models_dir() / name
+    if folder.parent != paths.models_dir() or not is_compressed(folder):
+        raise UsageError(f"{name!r} is no installed model; see `mc-chat models`")
+    if any(job.out == folder for job in jobs.running_jobs()):
+        raise UsageError(f"{name} is being compressed; stop that first")
+    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be removed: {error}") from None
+    jobs.forget(folder)
+    return freed
 
 
 def demo_folder() -> Path:

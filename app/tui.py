@@ -23,12 +23,15 @@ from app.key_words import key_words, keys_words
 from app.last_used import last_used
 from app.render import safe_text
 from app.screens.chat import ChatScreen
+from app.screens.expert_map import ExpertMapScreen
 from app.screens.help import HelpScreen
+from app.screens.models import ModelsScreen
 from app.screens.wizard import WizardScreen
 from app.services import Services
 from app.setting_words import THEMES as THEME_NAMES
 from app.theme import THEMES
-from engine.errors import UsageError
+from engine.errors import CheckpointError, UsageError
+from engine.manifest import read_manifest
 
 NARROW = 100
 """Columns below which the gauges become a strip."""
@@ -66,6 +69,7 @@ class McChatApp(App[None]):
         self._ascii = [AsciiFilter()] if chosen.ascii else []
         events: Signal[WorkerEvent] = Signal(self, "engine")
         self._model = model
+        self._next: Path | None = None
         self._services = Services(
             engine=EngineClient(events.publish, worker_command),
             events=events,
@@ -98,6 +102,31 @@ class McChatApp(App[None]):
         else:
             known = ", ".join(sorted(self.available_themes))
             self.notify(f"there is no theme {name}; there are: {known}", severity="warning")
+
+    @work
+    async def action_models(self) -> None:
+        """Load another model, or leave for the wizard."""
+        chat = self.screen
+        if isinstance(chat, ChatScreen):
+            name = models.display_name(chat.model)
+            wanted = await self.push_screen_wait(ModelsScreen(name, self._services.events))
+            if wanted == "set up":
+                chat.leave()
+            elif wanted not in {None, chat.model}:
+                self._next = wanted
+                chat.leave()
+
+    def action_map(self) -> None:
+        """Show the experts of the chat's model, and which of them run."""
+        if isinstance(self.screen, ChatScreen):
+            folder = self.screen.model
+            try:
+                manifest = read_manifest(folder)
+            except CheckpointError as error:
+                self.notify(str(error), title="No map", severity="warning", markup=False)
+                return
+            name = models.display_name(folder)
+            self.push_screen(ExpertMapScreen(name, manifest, self._services.events, "live"))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette lists: our commands, where the screen below has their actions."""
@@ -143,6 +172,9 @@ class McChatApp(App[None]):
         while True:
             if model is not None:
                 await self.push_screen_wait(ChatScreen(model, self._services))
+                if self._next is not None:
+                    model, self._next = self._next, None
+                    continue
             wizard = WizardScreen(self._services, may_leave=model is not None)
             model = await self.push_screen_wait(wizard) or model
 

@@ -2,16 +2,15 @@
 
 import argparse
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app import jobs, models, paths, units
+from app import models, units
 from app.arguments import Commands, add_json, print_json
 from app.progress_line import ProgressLine
 from app.render import safe_text
-from engine.errors import CheckpointError, UsageError
+from engine.errors import CheckpointError
 from engine.manifest import (
     FULL_BITS,
     Manifest,
@@ -81,12 +80,7 @@ def verify(options: argparse.Namespace) -> None:
 
 def remove(options: argparse.Namespace) -> None:
     """Delete a model under the models folder, never a folder elsewhere."""
-    folder = paths.models_dir() / options.model
-    if folder.parent != paths.models_dir() or not is_compressed(folder):
-        raise UsageError(f"{options.model!r} is no installed model; see `mc-chat models`")
-    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    shutil.rmtree(folder)
-    jobs.forget(folder)
+    freed = models.remove(options.model)
     if options.json:
         print_json({"name": options.model, "freed_bytes": freed})
     else:

@@ -49,7 +49,7 @@ class TalkingScreen(Screen[None]):
 
     def __init__(self, model: Path, services: Services) -> None:
         super().__init__()
-        self._model = model
+        self.model = model
         self._model_name = display_name(model)
         self._services = services
         self._odp = protocol.SetPruning(services.settings.pruning)
@@ -223,9 +223,9 @@ class TalkingScreen(Screen[None]):
 
     def _load(self) -> None:
         settings = self._services.settings
-        chosen = recall(self._model) or LoadChoice(settings.device, settings.context)
+        chosen = recall(self.model) or LoadChoice(settings.device, settings.context)
         load = protocol.Load(
-            str(self._model), chosen.device, chosen.context, chosen.force, chosen.kv_bits
+            str(self.model), chosen.device, chosen.context, chosen.force, chosen.kv_bits
         )
         self._services.engine.send(load)
 

@@ -124,6 +124,11 @@ def meters(reader: Reader, tokens: int, prompt: int) -> Meters:
         activated_fraction=active / TOTAL_PARAMS,
         prune_ratio=0.31 if reader.pruning == "odp" else 0.0,
         prune_ratio_now=pruned,
+        prune_ratio_layers=(pruned, 0.0, pruned / 2, 0.5),
+        expert_runs=tuple(
+            tuple(tokens * (layer + expert) for expert in range(4)) for layer in range(4)
+        ),
+        skipped=(tokens,) * 4,
         tokens_per_second=42.5,
         time_to_first_token=0.38,
         context_used=prompt + tokens,
@@ -198,7 +203,7 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
         if count % 4 == 0:
             emit(protocol.MetersUpdate(request.id, meters(reader, count, prompt)))
         time.sleep(pace)
-    reason: protocol.FinishReason = "context" if "grow" in words else "stop"
+    reason: protocol.FinishReason = "context" if "grow" in words and not continues else "stop"
     if "cut" in words and not continues:
         reason = "length"
     if request.id in reader.cancelled:

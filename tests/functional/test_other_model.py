@@ -6,6 +6,7 @@ from textual.widgets import Markdown
 
 from app.models import DEMO
 from app.screens.chat import ChatScreen
+from app.screens.models import ModelsScreen
 from app.screens.wizard import WizardScreen
 from app.widgets.header import HeaderLine
 from app.widgets.prompt import Prompt
@@ -23,6 +24,8 @@ async def on_screen(pilot: Pilot[None], kind: type) -> None:
 async def ask_for_models(pilot: Pilot[None]) -> None:
     await on_screen(pilot, ChatScreen)
     await pilot.press("f4")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+    await pilot.press("c")
     await on_screen(pilot, WizardScreen)
 
 

@@ -19,6 +19,7 @@ from app.screens import wizard
 from app.screens.chat import ChatScreen
 from app.screens.compressing import CompressScreen
 from app.screens.help import HelpScreen
+from app.screens.models import ModelsScreen
 from app.screens.parting import PartingScreen
 from app.screens.wizard import LOOKING, WizardScreen
 from app.units import size
@@ -365,6 +366,8 @@ async def test_the_chats_model_does_not_count_as_another_programs():
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
         await wait_for_state(pilot, "ready")
         await pilot.press("f4")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+        await pilot.press("c")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
         await wait_for_state(pilot, "ready")
         # The fake holds memory while a model is loaded.

@@ -1,0 +1,75 @@
+"""The map of the experts: what it says without colour, by key, and while the model talks."""
+
+import re
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from app.screens.expert_map import ExpertMapScreen
+from app.widgets.expert_map import ExpertMap
+from app.widgets.prompt import Prompt
+from tests.ui import install_model, make_app, wait_for_state, wait_until
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+async def open_map(pilot: Pilot[None]) -> ExpertMap:
+    await pilot.press("ctrl+l")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ExpertMapScreen))
+    return pilot.app.screen.query_one(ExpertMap)
+
+
+def text(pilot: Pilot[None], id: str) -> str:
+    return str(pilot.app.screen.query_one(id, Static).content)
+
+
+@pytest.mark.parametrize("size", [(120, 36), (60, 20)])
+async def test_views_by_key_each_with_its_legend(size: tuple[int, int]):
+    install_model()
+    async with make_app().run_test(size=size) as pilot:
+        await wait_for_state(pilot, "ready")
+        grid = await open_map(pilot)
+        assert "nothing has run yet" in text(pilot, "#legend")
+        await pilot.press("1")
+        assert grid.view == "bits"
+        rows = str(grid.render()).splitlines()
+        assert re.findall(r"\d", rows[1])[1:] == ["3", "3", "2", "2"]
+        await pilot.press("4")
+        assert "error" in text(pilot, "#legend")
+        await pilot.press("tab")
+        assert grid.view == "live"
+        await pilot.press("tab")
+        assert grid.view == "bits"
+        assert grid.has_focus
+
+
+async def test_the_cursor_reads_an_expert_out_and_stays_inside():
+    install_model()
+    async with make_app().run_test(size=(80, 24)) as pilot:
+        await wait_for_state(pilot, "ready")
+        grid = await open_map(pilot)
+        assert text(pilot, "#expert").startswith("Layer 0, expert 0: 3 bits. Chosen by 25 %")
+        await pilot.press("left", "up", "down", "right", "right")
+        assert text(pilot, "#expert").startswith("Layer 1, expert 2: 2 bits.")
+        assert "error 0.2" in text(pilot, "#expert")
+        await pilot.press("end", *["right"] * 9)
+        assert grid.cursor == (3, 3)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: pilot.app.screen.query(Prompt))
+
+
+async def test_it_lives_while_the_model_talks():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        pilot.app.screen.query_one(Prompt).text = "hello"
+        await pilot.press("enter")
+        await wait_for_state(pilot, "ready")
+        pilot.app.screen.query_one(Prompt).text = "hold"
+        await pilot.press("enter")
+        grid = await open_map(pilot)
+        await wait_until(pilot, lambda: grid.live.runs)
+        await pilot.press("end")
+        await wait_until(pilot, lambda: "runs; of this layer's slots" in text(pilot, "#expert"))
+        assert "pruned" in str(grid.render()).splitlines()[0]

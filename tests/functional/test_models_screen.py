@@ -1,0 +1,126 @@
+"""The installed models: everything by key, with damaged ones among them."""
+
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from app import paths
+from app.screens.chat import ChatScreen
+from app.screens.expert_map import ExpertMapScreen
+from app.screens.models import ModelsScreen
+from app.screens.wizard import WizardScreen
+from app.widgets.header import HeaderLine
+from app.widgets.model_list import ModelList
+from tests.checkpoints_for_tests import write_tiny_checkpoint
+from tests.ui import install_model, make_app, wait_for_state, wait_until
+
+SIZES = [(120, 36), (60, 20)]
+
+
+@pytest.fixture(autouse=True)
+def installed(home: Path) -> None:
+    install_model("demo")
+    write_tiny_checkpoint(paths.models_dir() / "tiny")
+    (paths.models_dir() / "broken").mkdir()
+    (paths.models_dir() / "broken" / "mc.json").write_text("{")
+
+
+async def open_models(pilot: Pilot[None]) -> None:
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+    await wait_for_state(pilot, "ready")
+    await pilot.press("f4")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+
+
+def told(pilot: Pilot[None]) -> str:
+    return str(pilot.app.screen.query_one("#told", Static).content)
+
+
+def names(pilot: Pilot[None]) -> list[str]:
+    return [model.name for model in pilot.app.screen.query_one(ModelList).models]
+
+
+async def choose(pilot: Pilot[None], name: str) -> None:
+    pilot.app.screen.query_one(ModelList).highlighted = names(pilot).index(name)
+    await pilot.pause()
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_model_stands_there_with_what_it_is(size: tuple[int, int]):
+    demo = paths.models_dir() / "demo"
+    async with make_app(model=demo).run_test(size=size) as pilot:
+        await open_models(pilot)
+        screen = pilot.app.screen
+        listed = screen.query_one(ModelList)
+        assert names(pilot) == ["broken", "demo", "tiny"]
+        lines = [str(listed.get_option_at_index(place).prompt) for place in range(3)]
+        assert "damaged" in lines[0]
+        assert "mc.json" in lines[0]
+        assert "● demo" in lines[1]
+        assert "2.50 bits · today" in lines[1]
+        assert "1.60 kB" in lines[1]
+        assert listed.highlighted == 1, "the one in use"
+        assert all(len(line) < size[0] for text in lines for line in text.split("\n"))
+
+
+async def test_enter_loads_another_one():
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        await pilot.press("down", "enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await wait_for_state(pilot, "ready")
+        assert pilot.app.screen.query_one(HeaderLine).about.startswith("tiny")
+
+
+async def test_enter_on_the_one_in_use_and_escape_keep_the_chat():
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        chat = pilot.app.screen_stack[-2]
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: pilot.app.screen is chat)
+        await open_models(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: pilot.app.screen is chat)
+
+
+async def test_a_whole_model_is_verified_and_an_altered_one_named():
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        await choose(pilot, "tiny")
+        await pilot.press("v")
+        await wait_until(pilot, lambda: "tiny is whole" in told(pilot))
+        layer = paths.models_dir() / "tiny" / "layer-01.safetensors"
+        layer.write_bytes(layer.read_bytes()[:-1] + b"!")
+        await pilot.press("v")
+        await wait_until(pilot, lambda: "layer-01.safetensors was altered" in told(pilot))
+
+
+async def test_removing_asks_and_spares_the_one_in_use():
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        await pilot.press("x", "x")
+        assert "in use" in told(pilot)
+        await choose(pilot, "tiny")
+        await pilot.press("x")
+        assert "X again removes tiny" in told(pilot)
+        await pilot.press("up", "down", "x")
+        assert "X again removes tiny" in told(pilot), "it was asked anew"
+        await pilot.press("x")
+        assert names(pilot) == ["broken", "demo"]
+        assert not (paths.models_dir() / "tiny").exists()
+        await choose(pilot, "broken")
+        await pilot.press("x", "x")
+        assert names(pilot) == ["demo"]
+
+
+async def test_the_wizard_and_the_map_are_a_key_away():
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        await pilot.press("m")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ExpertMapScreen))
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+        await pilot.press("c")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))

@@ -1,0 +1,33 @@
+from app.expert_facts import Live, table
+from engine.manifest import LayerRecord
+from engine.protocol import Meters
+
+LAYER = LayerRecord((1, 3), 0.4, 0.1, (0.7, 0.3), (0.8, 0.2), ((0.3, 0.2, 0.1), (0.6, 0.5, 0.4)))
+OLD = LayerRecord((2, 16), 0.4, 0.1, (), (), ())
+
+
+def test_each_view_shows_its_figure_and_nothing_where_it_is_not_known():
+    layers = (LAYER, OLD)
+    assert table(layers, "bits", Live()) == ((1, 3), (2, 16))
+    assert table(layers, "frequency", Live()) == ((0.7, 0.3), (0, 0))
+    assert table(layers, "weight", Live()) == ((0.8, 0.2), (0, 0))
+    assert table(layers, "error", Live()) == ((0.3, 0.4), (0, 0))
+    assert table(layers, "live", Live()) == ((0, 0), (0, 0))
+
+
+def test_live_is_what_ran_between_the_first_and_the_last():
+    meters = [
+        Meters(expert_runs=((1, 2), (3, 4)), skipped=(1, 0)),
+        Meters(expert_runs=((5, 5), (6, 6)), skipped=(3, 0)),
+        Meters(expert_runs=((6, 9), (8, 8)), skipped=(5, 1)),
+    ]
+    live = Live.between(meters)
+    assert live == Live(((5, 7), (5, 4)), (4, 1))
+    assert (live.pruned(0), live.pruned(1)) == (4 / 16, 0.1)
+    assert table((LAYER, OLD), "live", live) == ((5, 7), (5, 4))
+
+
+def test_one_reading_counts_from_the_beginning_and_none_is_nothing():
+    assert Live.between([Meters(expert_runs=((1, 2),), skipped=(1,))]) == Live(((1, 2),), (1,))
+    assert Live.between([]) == Live()
+    assert Live().pruned(3) == 0
