@@ -314,6 +314,8 @@ def test_chat_oldest_left_out(picture, model):
         button.press()
         await wait_until(pilot, lambda: "left out" in below(pilot))
         await wait_for_state(pilot, "ready")
+        await pilot.press("pageup")
+        await pilot.pause()
 
     assert picture(scene)
 
