@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Select, Static, TextArea
 
@@ -70,9 +71,12 @@ class AnsweringScreen(ModalScreen[Answering | None]):
             with Horizontal(classes="field"):
                 yield Label("Preset")
                 if self._settings.presets:
-                    names = [(safe_text(name), name) for name in self._settings.presets]
+                    names = [(Content(safe_text(name)), name) for name in self._settings.presets]
                     yield Select(
-                        [("none", ""), *names], value=self._preset, allow_blank=False, compact=True
+                        [(Content("none"), ""), *names],
+                        value=self._preset,
+                        allow_blank=False,
+                        compact=True,
                     )
                 else:
                     yield Static(NO_PRESETS, classes="quiet", markup=False)

@@ -14,6 +14,7 @@ from app.estimate import estimate_words
 from app.history import HistoryError
 from app.mentions import mentions
 from app.pruning_words import pruning_of, stepped
+from app.render import safe_text
 from app.screens.answering import Answering, AnsweringScreen
 from app.screens.chats import ChatsScreen
 from app.screens.talking import TalkingScreen
@@ -401,9 +402,8 @@ class ChatScreen(TalkingScreen):
         self._prompt.focus()
         made = self._conversation.last_made
         if made and made.model != self._model_name:
-            self.notify(
-                f"This chat was with {made.model}; {self._model_name} goes on.", markup=False
-            )
+            before = safe_text(made.model)  # it may come from a file
+            self.notify(f"This chat was with {before}; {self._model_name} goes on.", markup=False)
 
     def _cancel(self) -> None:
         if self._conversation.reply:

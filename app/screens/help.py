@@ -19,8 +19,23 @@ FIXED: tuple[tuple[str, tuple[Line, ...]], ...] = (
         (
             ("Enter", "send the message"),
             ("Ctrl+J  Shift+Enter", "new line"),
+            ("@path", "send a text file along"),
+            ("Up", "in an empty message: edit the last one"),
             ("PgUp  PgDn", "scroll the chat"),
             ("Ctrl+C", "copy what the mouse selected"),
+        ),
+    ),
+    (
+        "On a message",
+        (
+            ("Tab  Shift+Up", "from the prompt to the last message"),
+            ("Up  Down  Home  End", "to others"),
+            ("Y  C", "copy it; copy its next block of code"),
+            ("E", "edit it and send it anew"),
+            ("R", "another reply"),
+            ("Left  Right", "another of its branches"),
+            ("D", "delete the last message, pressed twice"),
+            ("Esc", "back to the prompt"),
         ),
     ),
     (

@@ -21,6 +21,7 @@ SETTINGS = """
 system = "Be kind."
 [sampling]
 temperature = 0.5
+[presets."[b]x[/b]"]
 [presets.coder]
 system = "Write code."
 temperature = 0.1
