@@ -37,6 +37,8 @@ class EngineClient:
         self._command = command
         self._process: LineProcess | None = None
         self._waiting: list[protocol.Request] = []
+        self._last_load: protocol.Load | None = None
+        self._sleeps = False
 
     @property
     def running(self) -> bool:
@@ -62,12 +64,22 @@ class EngineClient:
     def send(self, request: protocol.Request) -> None:
         """Send a request; before the first start it waits.
 
-        To a process that has died it is lost: WorkerDied tells, or has told.
+        To a process that has died it is lost: WorkerDied tells, or has told. What is asked of a
+        model that was put to sleep loads it first.
         """
+        if isinstance(request, protocol.Load):
+            self._last_load, self._sleeps = request, False
+        elif self._sleeps and isinstance(request, protocol.Generate) and self._last_load:
+            self.send(self._last_load)
         if self._process is None:
             self._waiting.append(request)
         else:
             self._process.write(protocol.encode(request))
+
+    def sleep(self) -> None:
+        """Give the model's memory back until something is asked of it."""
+        self._sleeps = True
+        self.send(protocol.Unload())
 
     async def restart(self) -> None:
         """End the process if it still runs, and start a new one."""

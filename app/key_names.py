@@ -12,6 +12,7 @@ ACTIONS: dict[str, str] = {
     "gauges": "f3",
     "models": "f4",
     "map": "ctrl+l",
+    "sleep": "f12",
     "answering": "f5",
     "again": "ctrl+g",
     "go_on": "ctrl+t",

@@ -18,6 +18,7 @@ from app.ascii_filter import AsciiFilter
 from app.command_table import COMMANDS, Command
 from app.engine_client import WORKER_COMMAND, EngineClient, WorkerEvent
 from app.history import History
+from app.idle import Idleness
 from app.jobs import JOB_COMMAND
 from app.key_words import key_words, keys_words
 from app.last_used import last_used
@@ -35,6 +36,7 @@ from engine.manifest import read_manifest
 
 NARROW = 100
 """Columns below which the gauges become a strip."""
+IDLE_LOOK_SECONDS = 15.0
 
 
 class McChatApp(App[None]):
@@ -67,6 +69,7 @@ class McChatApp(App[None]):
         if chosen.reduce_motion:
             self.animation_level = "none"
         self._ascii = [AsciiFilter()] if chosen.ascii else []
+        self._idleness = Idleness(chosen.idle_unload_minutes, clock)
         events: Signal[WorkerEvent] = Signal(self, "engine")
         self._model = model
         self._next: Path | None = None
@@ -82,6 +85,8 @@ class McChatApp(App[None]):
     def on_mount(self) -> None:
         """Draw first; the engine's process starts when the screen is on the terminal."""
         self.theme_changed_signal.subscribe(self, self._keep_theme)
+        self._services.events.subscribe(self, self._idleness.hear)
+        self.set_interval(IDLE_LOOK_SECONDS, self._sleep_when_idle)
         self._open()
         self.call_after_refresh(self._services.engine.start)
 
@@ -115,6 +120,16 @@ class McChatApp(App[None]):
             elif wanted not in {None, chat.model}:
                 self._next = wanted
                 chat.leave()
+
+    def action_sleep(self) -> None:
+        """Give the model's memory back; the next message loads it again."""
+        chat = self.screen
+        if not isinstance(chat, ChatScreen) or not self._idleness.loaded:
+            return
+        if chat.is_writing:
+            self.notify("A reply is being written; Esc stops it.", severity="warning")
+        else:
+            self._services.engine.sleep()
 
     def action_map(self) -> None:
         """Show the experts of the chat's model, and which of them run."""
@@ -155,6 +170,10 @@ class McChatApp(App[None]):
         where, _, action = command.action.partition(".")
         name = f"action_{action.partition('(')[0]}"
         return hasattr(self if where == "app" else screen, name)
+
+    def _sleep_when_idle(self) -> None:
+        if self._idleness.is_over:
+            self.action_sleep()
 
     def _keep_theme(self, theme: Theme) -> None:
         """The next start has the same colours."""

@@ -43,6 +43,7 @@ class ChatScreen(TalkingScreen):
         Binding("f3", "gauges", "Gauges", id="gauges"),
         Binding("f4", "app.models", "Models", id="models"),
         Binding("ctrl+l", "app.map", "Map", id="map", show=False),
+        Binding("f12", "app.sleep", "Sleep", id="sleep", show=False),
         Binding("f5", "answering", "Answers", id="answering", show=False),
         Binding("ctrl+g", "again", "Again", id="again"),
         Binding("ctrl+t", "go_on", "Go on", id="go_on", show=False),

@@ -150,6 +150,8 @@ class TalkingScreen(Screen[None]):
                 self._header.show("loading", percent)
             case protocol.Loaded():
                 self._hear_loaded(event)
+            case protocol.Unloaded():
+                self._header.show("ready", "asleep; a message wakes it")
             case protocol.Token() if self._is_current(event.id):
                 self._hear_token(event)
             case protocol.MetersUpdate() if self._is_current(event.id):
@@ -269,6 +271,11 @@ class TalkingScreen(Screen[None]):
         if not self._warned:
             self._warned = True
             self.notify(str(error), title="Not saved", severity="error", markup=False)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a reply is being written."""
+        return self._conversation.reply is not None
 
     def _is_current(self, reply: int) -> bool:
         return self._conversation.reply is not None and self._conversation.reply.id == reply
