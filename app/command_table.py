@@ -46,7 +46,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("gauges", ENGINE, "show or hide the gauges", "screen.gauges", "gauges"),
     Command("map", ENGINE, "the experts, and which of them run", "app.map", "map"),
     Command("models", ENGINE, "load, verify, remove or make models", "app.models", "models"),
-    Command("sleep", ENGINE, "give the memory back until the next message", "app.sleep", "sleep"),
+    Command("sleep", ENGINE, "free the memory until the next message", "app.sleep", "sleep"),
     Command("restart", ENGINE, "restart the engine", "screen.restart", "restart"),
     Command(
         *("theme", APP, "choose the colours"),
