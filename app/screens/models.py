@@ -194,7 +194,8 @@ class ModelsScreen(Screen[Wanted | None]):
         total = sum(
             model.manifest.sizes.total_bytes for model in found if isinstance(model, InstalledModel)
         )
-        header.about = f"{len(found)} models · {size(total)}"
+        count = "1 model" if len(found) == 1 else f"{len(found)} models"
+        header.about = f"{count} · {size(total)}"
         header.show("ready", "installed")
 
     def _tell(self, text: str, kind: str = "quiet") -> None:
