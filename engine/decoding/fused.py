@@ -1,5 +1,7 @@
 """The operations of a decode step as Triton kernels; imported only where they run."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from engine.cache import LayerCache
@@ -29,6 +31,12 @@ class TritonOperations:
     def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
         """See `Operations.packed_matvec`."""
         decode.packed_matvec(x, matrix, out)
+
+    def packed_matvecs(
+        self, x: Tensor, matrices: Sequence[PackedMatrix], outs: Sequence[Tensor]
+    ) -> None:
+        """See `Operations.packed_matvecs`."""
+        decode.packed_matvecs(x, matrices, outs)
 
     def half_matvec(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
         """See `Operations.half_matvec`."""

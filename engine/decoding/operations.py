@@ -1,5 +1,6 @@
 """What a decode step on a device is made of: one token, outputs given, nothing read on the host."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -22,6 +23,12 @@ class Operations(Protocol):
 
     def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
         """x [1, I] times a packed matrix [O, I] to ``out`` [1, O]."""
+
+    def packed_matvecs(
+        self, x: Tensor, matrices: Sequence[PackedMatrix], outs: Sequence[Tensor]
+    ) -> None:
+        """x [1, I] times up to three packed matrices of one width and group size, each [O, I], to
+        ``outs`` [1, O]."""
 
     def half_matvec(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
         """x [1, I] times a floating-point weight [O, I] to ``out`` [1, O]."""

@@ -4,6 +4,8 @@ Matrices are dequantized as a whole, and every expert runs whatever was chosen: 
 depend on what lies on the device.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +33,13 @@ class PlainOperations:
     def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
         """See `Operations.packed_matvec`."""
         out.copy_(F.linear(x.float(), dequantize(matrix)))
+
+    def packed_matvecs(
+        self, x: Tensor, matrices: Sequence[PackedMatrix], outs: Sequence[Tensor]
+    ) -> None:
+        """See `Operations.packed_matvecs`."""
+        for matrix, out in zip(matrices, outs, strict=True):
+            self.packed_matvec(x, matrix, out)
 
     def half_matvec(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
         """See `Operations.half_matvec`."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from engine.attention import Attention
 from engine.cache import KVCache, LayerCache
 from engine.decoding.operations import Operations
 from engine.decoding.state import DecodeState
@@ -72,8 +73,7 @@ class DecodeStep:
         """The attention's output to ``moved``; what was there joins the residual stream first."""
         a, position, attention = self._state.activations, self._state.position, part.layer.attention
         self._norm(part.layer.input_norm, moved)
-        for linear, out in ((attention.q, a.q), (attention.k, a.k), (attention.v, a.v)):
-            self._multiply(linear, a.normed, out)
+        self._project(attention)
         self._operations.rope_write(
             a.q, a.k, a.v, position, self._frequencies, part.cache, a.rotated
         )
@@ -81,6 +81,18 @@ class DecodeStep:
             a.rotated, part.cache, position, attention.window, a.mixed, a.own
         )
         self._multiply(attention.o, a.mixed, a.moved)
+
+    def _project(self, attention: Attention) -> None:
+        """Query, key and value, in one launch where they are packed alike, as they are stored."""
+        a = self._state.activations
+        linears, outs = (attention.q, attention.k, attention.v), (a.q, a.k, a.v)
+        packed = [linear.matrix for linear in linears if isinstance(linear, PackedLinear)]
+        kinds = {(matrix.shape.bits, matrix.shape.group_size) for matrix in packed}
+        if len(packed) == len(linears) and len(kinds) == 1:
+            self._operations.packed_matvecs(a.normed, packed, outs)
+            return
+        for linear, out in zip(linears, outs, strict=True):
+            self._multiply(linear, a.normed, out)
 
     def _mix_experts(self, part: _StepLayer) -> None:
         """The experts' output to ``moved``, after the attention's has joined the stream."""
