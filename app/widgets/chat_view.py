@@ -191,7 +191,7 @@ class ChatView(VerticalScroll, can_focus=False):
             await self.mount_all(new, before=turns[0])
             self._mark()
             if chat.reply is None:  # else the last one is being written
-                await self.remove_children(self.turns[WINDOW:])
+                await self._let_go(self.turns[WINDOW:])
         self.call_after_refresh(self._look)
 
     async def _extend_down(self) -> None:
@@ -209,8 +209,14 @@ class ChatView(VerticalScroll, can_focus=False):
             place = turns[-1].record.depth - chat.earlier
             await self.mount_all(_turns(chat.records[place : place + STEP]), after=turns[-1])
             self._mark()
-            await self.remove_children(self.turns[:-WINDOW])
+            await self._let_go(self.turns[:-WINDOW])
         self.call_after_refresh(self._look)
+
+    async def _let_go(self, far: Sequence[Turn]) -> None:
+        """Remove what is far away, unless the focus is there: before a new layout is made,
+        everything may seem to be at an edge."""
+        if not any(turn.has_focus for turn in far):
+            await self.remove_children(far)
 
     # --- keys ---------------------------------------------------------------------------------
 
@@ -238,10 +244,10 @@ class ChatView(VerticalScroll, can_focus=False):
             if chat is None or not chat.records or chat.reply is not None:
                 return
             turn = await self._show(1 if edge < 0 else None)
+            if turn is not None:
+                self.screen.set_focus(turn)  # at once, so that it is not let go
         if turn is None:
             self.focus_last()
-        else:
-            turn.focus()
 
 
 def _turns(records: Sequence[MessageRecord]) -> list[Turn]:
