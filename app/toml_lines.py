@@ -100,13 +100,15 @@ def set_value(text: str, path: Path, value: Value | None) -> str:
     the end of its table. Raises UsageError where that cannot be done, TOMLDecodeError for a text
     that is no TOML.
     """
-    wanted = leaves(with_value(tomllib.loads(text), path, value))
+    before = tomllib.loads(text)
+    wanted = leaves(with_value(before, path, value))
+    below = any(leaf[: len(path)] == path != leaf for leaf in leaves(before))  # it is a table
     changed = _changed(text, path, value)
     try:
         done = leaves(tomllib.loads(changed)) == wanted
     except tomllib.TOMLDecodeError:
         done = False
-    if not done:
+    if below or not done:
         raise UsageError(f"{dotted(path)} cannot be changed here; change it in the file by hand")
     return changed
 

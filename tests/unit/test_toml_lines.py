@@ -3,7 +3,7 @@
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app import toml_lines
@@ -176,6 +176,7 @@ def test_every_value_is_found_where_it_is(text: str) -> None:
         assert path not in leaves(tomllib.loads(before))
 
 
+@example("a.b = { x = 1 }\n", ("a", "b"), "")
 @given(documents(), paths, scalars)
 def test_a_change_changes_one_value_and_keeps_every_line(
     text: str, path: Path, value: Value
