@@ -87,7 +87,8 @@ class CpuKernels:
         slots = (Slot(shape, 0, 0, 0),) * 3
         layout = ArenaLayout((slots,), shape.code_words, shape.scales, shape.zeros)
         x = torch.zeros(1, size)
-        self.matmul(x, matrix)
+        for tokens in (1, 2):  # a lone token has loops of its own
+            self.matmul(x.expand(tokens, size), matrix)
         self.half_matmul(x, torch.zeros(size, size, dtype=torch.float16))
         ids = torch.zeros(1, 1, dtype=torch.int64)
         arena = Arena(layout, matrix.codes, matrix.scales, matrix.zeros)
