@@ -120,6 +120,7 @@ def _arena(hidden: int, inner: int, bits: tuple[int, ...], device: str) -> Arena
 def attention(sizes: CheckSizes, device: str) -> Iterator[Row]:
     """One token over a cache of both widths, and prompts with what each token receives."""
     from engine.kernels.triton import attention as kernels
+    from engine.kernels.triton import prompt_attention
 
     heads, kv_heads, dim = 8, 2, 128
     for dtype in sizes.dtypes:
@@ -142,11 +143,11 @@ def attention(sizes: CheckSizes, device: str) -> Iterator[Row]:
         tokens, start = sizes.keys // 2 - 1, sizes.keys // 3
         q = torch.randn(1, heads, tokens, dim, device=device).to(dtype)
         keys, values = torch.randn(2, 1, kv_heads, start + tokens, dim, device=device).to(dtype)
-        mixed, lse = kernels.flash_prefill(q, Stored(keys), Stored(values), start, None)
+        mixed, lse = prompt_attention.flash_prefill(q, Stored(keys), Stored(values), start, None)
         exact, map_ = _exact_attention(q, keys, values, start)
         what = f"a prompt of {tokens} after {start}, {dtype}"
         yield compared(what, mixed, exact, TOLERANCES[dtype])
-        received, _ = kernels.received(q, Stored(keys), lse, start, None)
+        received, _ = prompt_attention.received(q, Stored(keys), lse, start, None)
         new = map_.mean(dim=1)[:, :, start:].sum(dim=1)  # [B, T]
         yield compared(f"{what}: received", received, new, TOLERANCES[dtype])
 

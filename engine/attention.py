@@ -170,7 +170,7 @@ def _kernels(device_type: str) -> Any:
     if device_type != "cuda":
         return None
     try:  # imported when needed, as `engine.kernels` does
-        from engine.kernels.triton import attention
+        from engine.kernels.triton import prompt_attention
     except ImportError:
         return None
-    return attention
+    return prompt_attention

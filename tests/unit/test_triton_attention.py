@@ -9,6 +9,7 @@ pytest.importorskip("triton", reason="no build of triton for this platform")
 from engine import attention
 from engine.cache import LayerCache, Stored, round_to_codes
 from engine.kernels.triton import attention as kernels
+from engine.kernels.triton import prompt_attention
 from engine.mixing import Prompt
 from tests.triton_compile import run_compiler
 
@@ -98,8 +99,8 @@ def test_a_prompt_and_what_its_tokens_received(
     k, v = torch.randn(2, batch, kv_heads, start + tokens + 3, dim).to(dtype)
     (keys, k), (values, v) = stored(k, bits), stored(v, bits)
     keys, values = (part.part(slice(start + tokens)) for part in (keys, values))
-    out, lse = kernels.flash_prefill(q, keys, values, start, window)
-    received, own = kernels.received(q, keys, lse, start, window)
+    out, lse = prompt_attention.flash_prefill(q, keys, values, start, window)
+    received, own = prompt_attention.received(q, keys, lse, start, window)
     seen = slice(start + tokens)
     map_, mixed = exact(q, k[:, :, seen], v[:, :, seen], start, window)
     assert_near(out, mixed, dtype)
@@ -112,7 +113,7 @@ def test_a_prompt_and_what_its_tokens_received(
 @pytest.fixture
 def triton_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the CPU were a GPU."""
-    monkeypatch.setattr(attention, "_kernels", lambda device_type: kernels)
+    monkeypatch.setattr(attention, "_kernels", lambda device_type: prompt_attention)
 
 
 @pytest.mark.usefixtures("triton_everywhere")
@@ -133,7 +134,7 @@ import dataclasses
 import torch
 from engine.cache import KVCache, Stored
 from engine.config import MIXTRAL_8X7B
-from engine.kernels.triton import attention, elementwise, routing
+from engine.kernels.triton import attention, elementwise, prompt_attention, routing
 from tests.triton_compile import CAPABILITIES, compiling
 
 config = dataclasses.replace(MIXTRAL_8X7B, num_layers=1)
@@ -152,8 +153,8 @@ for capability, bits in zip(CAPABILITIES, (16, 8), strict=True):
         keys = Stored(cache.keys, cache.key_scales)
         values = Stored(cache.values, cache.value_scales)
         prompt = torch.zeros(1, 512, heads, dim, dtype=torch.bfloat16).transpose(1, 2)
-        _, lse = attention.flash_prefill(prompt, keys, values, 512, None)
-        attention.received(prompt, keys, lse, 512, None)
+        _, lse = prompt_attention.flash_prefill(prompt, keys, values, 512, None)
+        prompt_attention.received(prompt, keys, lse, 512, None)
         weight = torch.zeros(config.hidden_size)
         elementwise.rms_norm(x, weight, 1e-5, x, torch.zeros(1, config.hidden_size))
         routing.route(x, torch.zeros(8, config.hidden_size, dtype=x.dtype), one, one, one, choice)
