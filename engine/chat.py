@@ -13,6 +13,7 @@ it: that turn is left open, without the token that ends a reply.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import dropwhile, groupby
 
 from engine.errors import UsageError
@@ -30,6 +31,18 @@ def prompt_ids(tokenizer: Tokenizer, messages: Iterable[Message]) -> list[int]:
     return tokenizer.encode_turns(
         [{"role": turn.role, "content": turn.content} for turn in turns(messages)]
     )
+
+
+def count_tokens(tokenizer: Tokenizer, messages: Iterable[Message]) -> int:
+    """Tokens that the context holds after these messages, before the next; 0 for none.
+
+    A system text that nothing was said to yet counts as the turn that it will begin. Raises
+    CheckpointError for a broken template.
+    """
+    told = [message for message in messages if message.content.strip()]
+    if all(message.role != "user" for message in told):
+        told = [replace(message, role="user") for message in told if message.role == "system"]
+    return len(prompt_ids(tokenizer, told)) if told else 0
 
 
 def turns(messages: Iterable[Message]) -> list[Message]:

@@ -58,7 +58,9 @@ class Load:
 @dataclass(frozen=True)
 class Generate:
     """Answer ``messages``; where they end with an assistant's turn, go on with it: the events carry
-    what is new. ``id`` names the reply in all events. ``pruning_strength`` as in `SetPruning`."""
+    what is new. ``id`` names the reply in all events. ``pruning_strength`` as in `SetPruning`.
+    ``fresh``: run the whole prompt, also what is cached, so that nothing of it was pruned as an
+    earlier reply was."""
 
     id: int
     messages: tuple[Message, ...]
@@ -67,6 +69,7 @@ class Generate:
     stop: tuple[str, ...] = ()
     pruning: PruningMode = "odp"
     pruning_strength: float = 1.0
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,21 @@ class Cancel:
 
 @dataclass(frozen=True)
 class SetPruning:
-    """Change the pruning, of a running reply too: it holds from the next token. ``strength``
-    scales ODP's thresholds, 0 to 2: 0 prunes nothing, 1 is what was learned."""
+    """Change the pruning, of a running reply too: from its next token where the host draws them,
+    within two looks of a few tokens where a GPU does. ``strength`` scales ODP's thresholds, 0 to 2:
+    0 prunes nothing, 1 is what was learned."""
 
     mode: PruningMode
     strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Count:
+    """Ask how many tokens ``messages`` take of the context; answered by Counted with this ``id``,
+    after whatever runs."""
+
+    id: int
+    messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True)
@@ -187,7 +200,8 @@ class LoadProgress:
 @dataclass(frozen=True)
 class Loaded:
     """The model is ready. ``nominal_bits`` is None for an original, uncompressed checkpoint;
-    ``kernels`` says what multiplies, and where that is slow, why."""
+    ``kernels`` says what multiplies, and where that is slow, why; ``model`` is the folder that was
+    asked for."""
 
     name: str
     device: str
@@ -197,6 +211,7 @@ class Loaded:
     bits_per_weight: float
     memory: Memory
     kernels: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,6 +244,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """``tokens`` of the context, before the next message is added; None: no model is loaded."""
+
+    id: int
+    tokens: int | None
+
+
+@dataclass(frozen=True)
 class Unloaded:
     """The model's memory was given back."""
 
@@ -236,16 +259,27 @@ class Unloaded:
 @dataclass(frozen=True)
 class Failed:
     """A request failed; the process goes on. ``kind`` is the exception's class name,
-    ``message`` one line for the user, ``id`` the reply it belongs to, None if none."""
+    ``message`` one line for the user, ``id`` the reply it belongs to, None if none, ``model`` the
+    folder that could not be loaded, empty if it was no Load."""
 
     kind: str
     message: str
     id: int | None = None
+    model: str = ""
 
 
-Request = Load | Generate | Cancel | SetPruning | Detect | Unload | Shutdown
+Request = Load | Generate | Cancel | SetPruning | Count | Detect | Unload | Shutdown
 Event = (
-    Ready | Devices | LoadProgress | Loaded | Token | MetersUpdate | Finished | Unloaded | Failed
+    Ready
+    | Devices
+    | LoadProgress
+    | Loaded
+    | Token
+    | MetersUpdate
+    | Finished
+    | Counted
+    | Unloaded
+    | Failed
 )
 
 _REQUESTS: dict[str, type] = {cls.__name__: cls for cls in get_args(Request)}

@@ -10,7 +10,7 @@ import torch
 
 from engine import budget as budgets
 from engine import devices, kernels
-from engine.chat import continues, prompt_ids
+from engine.chat import continues, count_tokens, prompt_ids
 from engine.checkpoint import LoadListener, load_model
 from engine.config import ModelConfig
 from engine.decoding.request import Request
@@ -164,6 +164,8 @@ class Session:
         ``pruning``, its ``strength`` and ``cancelled`` are asked before every forward pass. Raises
         ContextFullError and UsageError.
         """
+        if question.fresh:
+            self.generator.forget()
         return self.generator.start(
             Request(
                 prompt=self.prompt(question.messages),
@@ -179,6 +181,10 @@ class Session:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The token ids that ask for the next reply, or for the rest of the last."""
         return prompt_ids(self.generator.tokenizer, messages)
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the context that messages take before the next is added."""
+        return count_tokens(self.generator.tokenizer, messages)
 
     def run(self, reply: Reply) -> Iterator[str]:
         """The text of a reply, piece by piece. Raises DoesNotFitError when memory runs out."""

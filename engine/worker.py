@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -27,6 +27,8 @@ from engine.errors import McChatError, ProtocolError, UsageError, WorkerError
 from engine.kernels import select
 from engine.protocol import (
     Cancel,
+    Count,
+    Counted,
     Detect,
     Devices,
     Event,
@@ -146,7 +148,7 @@ class Worker:
         try:
             request = protocol.decode_request(line)
         except ProtocolError as error:
-            self._fail(error, None)
+            self._fail(error)
             return None
         match request:
             case Cancel(id=reply):
@@ -155,20 +157,19 @@ class Worker:
                 self._wishes.prune(mode, strength)
             case Generate():
                 self._tasks.put(_Task(request, self._wishes.expect(request)))
-            case Load() | Detect() | Unload():
+            case Load() | Count() | Detect() | Unload():
                 self._tasks.put(_Task(request))
         return request
 
     def _serve(self, task: _Task) -> None:
-        reply = None if task.wish is None else task.wish.reply
         try:
             self._handle(task)
         except McChatError as error:
-            self._fail(error, reply)
+            self._fail(error, task)
         except Exception as error:
             _log.exception("a request failed")
             where = "the engine's log has the details"
-            self._fail(WorkerError(f"{type(error).__name__}: {error}; {where}"), reply)
+            self._fail(WorkerError(f"{type(error).__name__}: {error}; {where}"), task)
         finally:
             if task.wish is not None:
                 self._wishes.close(task.wish)
@@ -177,6 +178,9 @@ class Worker:
         match task:
             case _Task(Generate() as request, Wish() as wish):
                 self._generate(request, wish)
+            case _Task(Count(id=id, messages=messages)):
+                session = self._session
+                self._emit(Counted(id, None if session is None else session.count(messages)))
             case _Task(Detect()):
                 self._emit(Devices(devices.detect()))
             case _Task(Load() as request):
@@ -195,7 +199,7 @@ class Worker:
             request.force,
             request.kv_bits,
         )
-        self._emit(self._session.loaded())
+        self._emit(replace(self._session.loaded(), model=request.model))
 
     def _unload(self) -> None:
         self._session = None
@@ -220,8 +224,10 @@ class Worker:
         self._emit(MetersUpdate(id, finished.meters))
         self._emit(finished)
 
-    def _fail(self, error: McChatError, reply: int | None) -> None:
-        self._emit(Failed(type(error).__name__, " ".join(str(error).split()), reply))
+    def _fail(self, error: McChatError, task: _Task | None = None) -> None:
+        reply = task.wish.reply if task and task.wish else None
+        model = task.request.model if task and isinstance(task.request, Load) else ""
+        self._emit(Failed(type(error).__name__, " ".join(str(error).split()), reply, model))
 
     def _emit(self, event: Event) -> None:
         with self._out_lock:

@@ -4,6 +4,7 @@ What it does depends on the words of the last user message, so that one chat can
 
 - "crash" dies in the middle of a word; "hold" writes a little and waits for Cancel;
 - "full" and "memory" fail; "grow" fills the context, "cut" reaches the token limit;
+- "differ" answers otherwise where nothing is pruned;
 - "nasty" answers with markup and terminal controls, "code" with a long fence, "many" with 10,000
   tokens, "pieces" cuts fences and characters of several bytes anywhere.
 
@@ -19,10 +20,11 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from engine import protocol
-from engine.protocol import Device, Generate, Memory, Meters
+from engine.protocol import Device, Generate, Memory, Message, Meters
 
 DEVICES = (
     Device("NVIDIA GeForce RTX 3090", "cuda", "cuda:0", 25_300_000_000, 24_100_000_000),
@@ -140,7 +142,11 @@ def meters(reader: Reader, tokens: int, prompt: int) -> Meters:
 def load(request: protocol.Load) -> None:
     if request.model.endswith("broken"):
         emit(
-            protocol.Failed("CheckpointError", "layer-03.safetensors is truncated; compress again")
+            protocol.Failed(
+                "CheckpointError",
+                "layer-03.safetensors is truncated; compress again",
+                model=request.model,
+            )
         )
         return
     emit(protocol.LoadProgress(0.5, "loading"))
@@ -154,11 +160,14 @@ def load(request: protocol.Load) -> None:
             nominal_bits=2.5,
             bits_per_weight=2.98,
             memory=MEMORY,
+            model=request.model,
         )
     )
 
 
-def answer_to(words: str) -> str:
+def answer_to(words: str, request: Generate) -> str:
+    if "differ" in words and request.pruning == "off":
+        return ANSWER.replace("far fewer parameters", "only a part of the parameters")
     if "nasty" in words:
         return NASTY
     if "pieces" in words:
@@ -168,6 +177,11 @@ def answer_to(words: str) -> str:
     if "code" in words:
         return "```python\n" + "".join(f"x = {i}\n" for i in range(60)) + "```\n"
     return ANSWER
+
+
+def words_in(messages: Sequence[Message]) -> int:
+    """The prompt's tokens, as this engine has them."""
+    return sum(len(message.content.split()) for message in messages)
 
 
 def generate(request: Generate, reader: Reader, pace: float) -> None:
@@ -182,8 +196,8 @@ def generate(request: Generate, reader: Reader, pace: float) -> None:
     if "memory" in words:
         emit(protocol.Failed("DoesNotFitError", "out of memory; use fewer bits", request.id))
         return
-    prompt = sum(len(message.content.split()) for message in request.messages)
-    answer = MORE if continues else answer_to(words)
+    prompt = words_in(request.messages)
+    answer = MORE if continues else answer_to(words, request)
     length = 1 if "pieces" in words else 6
     pieces = [answer[start : start + length] for start in range(0, len(answer), length)]
     said, updates = "", 0
@@ -242,6 +256,8 @@ def main() -> None:
         elif isinstance(request, protocol.Unload):
             loaded = False
             emit(protocol.Unloaded())
+        elif isinstance(request, protocol.Count):
+            emit(protocol.Counted(request.id, words_in(request.messages) if loaded else None))
         elif isinstance(request, Generate):
             generate(request, reader, options.pace)
 

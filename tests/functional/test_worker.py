@@ -20,6 +20,8 @@ import assets
 from engine import protocol, worker
 from engine.protocol import (
     Cancel,
+    Count,
+    Counted,
     Detect,
     Devices,
     Event,
@@ -136,6 +138,7 @@ def test_loading_tells_how_far_it_is_and_then_the_facts(process: Process, tiny: 
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
     assert (facts.name, facts.device, facts.context, facts.nominal_bits) == ("tiny", "cpu", 100, 2)
+    assert facts.model == str(tiny)
     assert facts.memory.weights > 0
     rows = 2 * 2 * 2 * 100  # k and v, layers, heads, tokens
     assert facts.memory.kv_cache == rows * 16 * 4  # float32
@@ -194,6 +197,7 @@ def test_failures_have_a_kind_and_one_line(process: Process, tiny: Path, tmp_pat
         process.send(request)
         failure, _ = process.until(Failed)
         assert (failure.kind, failure.id) == (kind, reply)
+        assert failure.model == (request.model if isinstance(request, Load) else "")
         assert said in failure.message
         assert "\n" not in failure.message
 
@@ -264,6 +268,35 @@ def test_pruning_can_be_switched_during_a_reply(loaded: Process) -> None:
     assert none == 0
     assert strongest > throughout
     assert weakened < strongest
+
+
+def test_a_fresh_reply_reads_the_whole_prompt_again(loaded: Process) -> None:
+    def slots(fresh: bool) -> int:
+        loaded.send(Generate(40, HELLO, SAMPLING, max_tokens=2, pruning="off", fresh=fresh))
+        runs = loaded.until(Finished)[0].meters.expert_runs
+        return sum(map(sum, runs))
+
+    loaded.send(Generate(39, HELLO, SAMPLING, max_tokens=2, pruning="off"))
+    finished, _ = loaded.until(Finished)
+    cached, fresh = slots(fresh=False), slots(fresh=True)
+    assert cached < fresh == 2 * 2 * (finished.prompt_tokens + 1)  # layers, slots, tokens
+
+
+def test_tokens_are_counted_as_the_engine_takes_them(loaded: Process) -> None:
+    def counted(*messages: Message) -> int | None:
+        loaded.send(Count(41, messages))
+        count, _ = loaded.until(Counted)
+        assert count.id == 41
+        return count.tokens
+
+    loaded.send(Generate(42, HELLO, SAMPLING, max_tokens=1))
+    prompt, _ = loaded.until(Finished)
+    assert counted(*HELLO) == prompt.prompt_tokens
+    assert counted() == 0
+    assert counted(Message("system", "Hello there")) == counted(*HELLO)
+    assert counted(Message("system", "Be brief."), *HELLO) > counted(*HELLO)
+    loaded.send(Unload(), Count(43, HELLO))
+    assert loaded.until(Counted)[0] == Counted(43, None)
 
 
 def test_an_impossible_strength_fails_one_reply_only(loaded: Process) -> None:
