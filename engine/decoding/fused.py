@@ -16,11 +16,12 @@ class TritonOperations:
     """See `engine.decoding.operations.Operations`."""
 
     def __init__(self, model: Model) -> None:
-        """Allocates what the attention's parts leave for their sum."""
+        """Allocates what the attention's parts leave for their sum, and what may be drawn."""
         config = model.config
         self._attention_scratch = attention.DecodeScratch.allocate(
             config.num_heads, config.head_dim, model.embed.device
         )
+        self._candidates = sampling.Candidates.allocate(config.vocab_size, model.embed.device)
 
     def rms_norm(
         self, x: Tensor, weight: Tensor, eps: float, out: Tensor, added: Tensor | None
@@ -91,5 +92,5 @@ class TritonOperations:
 
     def draw(self, state: DecodeState) -> None:
         """See `Operations.draw`."""
-        sampling.draw(state)
+        sampling.draw(state, self._candidates)
         sampling.leave(state)

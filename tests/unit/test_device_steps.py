@@ -44,6 +44,7 @@ SHAPES = {
     "top 1": Shape(top_k=1, expert_bits=(3, 1, 2)),
     "top 3 of 7": Shape(top_k=3, expert_bits=(1, 1, 2, 2, 3, 3, 4)),
 }
+DRAWN = Shape(layers=1, vocab=70)
 GREEDY = SamplingOptions(temperature=0)
 PROMPT = [5, 1, 9, 3, 30, 2]
 CAPACITY = 40
@@ -258,10 +259,11 @@ OPTIONS = st.builds(
 
 
 def assert_draws_like_the_host(
-    operations: Operations, seed: int, options: SamplingOptions, draws: int
+    operations: Operations, seed: int, options: SamplingOptions, draws: int, shape: Shape = DRAWN
 ) -> None:
-    """With several equal logits, as models with rounded heads have."""
-    model = random_model(Shape(layers=1, vocab=70))
+    """With several equal logits, as models with rounded heads have; ``operations`` for a model of
+    ``shape``."""
+    model = random_model(shape)
     vocabulary = model.config.vocab_size
     random = np.random.default_rng(seed)
     state = DecodeState.allocate(model)

@@ -1,5 +1,7 @@
 """The decode step of Triton's kernels, interpreted, against plain torch; drawing, compiled too."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from engine.protocol import SamplingOptions
 from engine.pruning import DecodeRule
 from tests.triton_compile import run_compiler
 from tests.unit.packed_models_for_tests import Shape, random_model
-from tests.unit.test_device_steps import assert_draws_like_the_host
+from tests.unit.test_device_steps import DRAWN, assert_draws_like_the_host
 
 pytest.importorskip("triton", reason="no build of triton for this platform")
 
@@ -60,8 +62,26 @@ def test_a_step_of_triton_kernels_does_what_the_plain_one_does() -> None:
     ],
 )
 def test_triton_draws_like_the_host(options: SamplingOptions) -> None:
-    model = random_model(SMALL)
-    assert_draws_like_the_host(TritonOperations(model), 0, options, 4)
+    assert_draws_like_the_host(TritonOperations(random_model(DRAWN)), 0, options, 4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(temperature=0),
+        SamplingOptions(temperature=1.5, min_p=0.0, seed=1),
+        SamplingOptions(temperature=1.0, min_p=0.02, seed=2, repetition_penalty=1.3),
+        SamplingOptions(temperature=3.0, min_p=0.0, top_k=100, seed=3),
+        SamplingOptions(temperature=3.0, min_p=0.0, top_k=6000, top_p=0.99, seed=4),
+        SamplingOptions(temperature=2.0, min_p=0.001, top_p=0.95, seed=5),
+    ],
+)
+def test_a_vocabulary_of_several_blocks_is_drawn_from_like_the_host(
+    options: SamplingOptions,
+) -> None:
+    """Two blocks and a part, and more tokens for top-k than one has."""
+    shape = replace(SMALL, vocab=9001, layers=1)
+    assert_draws_like_the_host(TritonOperations(random_model(shape)), 1, options, 3, shape)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -78,28 +98,36 @@ def test_logits_that_are_no_numbers_are_told() -> None:
 
 
 COMPILED = """
-import dataclasses
+from dataclasses import replace
 import torch
 from engine.config import MIXTRAL_8X7B
 from engine.decoding.state import Activations, Drawing
 from engine.kernels.triton import sampling
 from tests.triton_compile import CAPABILITIES, compiling
 
-class State:
-    activations = Activations.allocate(MIXTRAL_8X7B, torch.bfloat16, "cpu")
-    drawing = Drawing.allocate(MIXTRAL_8X7B.vocab_size, "cpu")
-    token, slot = torch.zeros(2, 1, dtype=torch.int64)
-    counts, ring = torch.zeros(32, 9, dtype=torch.int64), torch.zeros(4, 289, dtype=torch.int64)
+def compiled(vocabulary, capability):
+    config = replace(MIXTRAL_8X7B, vocab_size=vocabulary)
+
+    class State:
+        activations = Activations.allocate(config, torch.bfloat16, "cpu")
+        drawing = Drawing.allocate(vocabulary, "cpu")
+        token, slot = torch.zeros(2, 1, dtype=torch.int64)
+        counts, ring = torch.zeros(32, 9, dtype=torch.int64), torch.zeros(4, 289, dtype=torch.int64)
+
+    with compiling(capability) as kernels:
+        sampling.draw(State, sampling.Candidates.allocate(vocabulary, "cpu"))
+        sampling.leave(State)
+    return kernels
 
 for capability in CAPABILITIES:
-    with compiling(capability) as kernels:
-        sampling.draw(State)
-        sampling.leave(State)
-    assert len(kernels) == 2
-    # A vocabulary in the registers of one program leaves little room: what spills is a few words.
-    assert all(kernel.spilled <= 512 for kernel in kernels), kernels
+    for vocabulary in (32_000, 65_536, 128_256, 151_936):
+        kernels = compiled(vocabulary, capability)
+        assert len(kernels) == 2
+        assert not any(kernel.spilled for kernel in kernels), (vocabulary, kernels)
+        assert all(kernel.registers <= 128 for kernel in kernels), (vocabulary, kernels)
 """
 
 
 def test_drawing_compiles() -> None:
+    """Large vocabularies, too, without a register spilled."""
     run_compiler(COMPILED)
