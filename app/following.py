@@ -1,4 +1,4 @@
-"""A compression on a plain terminal: its progress, and what Ctrl+C does to it."""
+"""A job on a plain terminal: its progress, and what Ctrl+C does to a compression."""
 
 import signal
 import time
@@ -9,8 +9,9 @@ from pathlib import Path
 from app import jobs
 from app.jobs import Job, JobWatch
 from app.progress_line import ProgressLine
+from app.transfer_words import transfer_words
 from app.units import clock
-from compress.progress import Done, JobFailed, Progress
+from compress.progress import Done, JobFailed, Progress, Transfer
 from engine import errors
 from engine.errors import Interrupted, McChatError, WorkerError
 
@@ -57,6 +58,8 @@ def follow(watch: JobWatch, line: ProgressLine) -> Path:
                     kept = message
                 case Progress():
                     line.show(*_step(event))
+                case Transfer():
+                    line.show(transfer_words(event))
                 case Done(folder):
                     return Path(folder)
                 case JobFailed():

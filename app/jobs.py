@@ -1,4 +1,5 @@
-"""Compressions as processes of their own: start one, find those that run, follow what they tell.
+"""Compressions, pulls and publishings as processes of their own: start one, find those that run,
+follow what they tell.
 
 A job belongs to no terminal: it leads a session of its own, and tells its steps to a file under
 `paths.jobs_dir`, one file for each output folder, where anybody may read them, later too. That file
@@ -18,21 +19,43 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from app import paths
 from app.child import Exit, child_environment, module_command
 from compress.locking import take
-from compress.progress import Done, JobEvent, JobFailed, Started, decode
+from compress.progress import (
+    Done,
+    JobEvent,
+    JobFailed,
+    Started,
+    TransferKind,
+    TransferStarted,
+    decode,
+)
 from engine.errors import ProtocolError, UsageError, WorkerError
 
 JOB_COMMAND: Sequence[str] = module_command("compress.job")
+TRANSFER_COMMAND: Sequence[str] = module_command("compress.hub.job")
 
 KEPT_DAYS = 30
 """How long it can be learned how a job ended."""
 
 _LOCK_ATTEMPTS = 20
 _LOCK_PAUSE_SECONDS = 0.02
+
+
+class AnyJob(Protocol):
+    """Work for a process of its own, known by its place: one job at a time has it."""
+
+    @property
+    def place(self) -> Path:
+        """A path that names it, whether or not there is such a file."""
+        ...
+
+    def arguments(self, restart: bool = False) -> list[str]:
+        """The words of its command line; ``restart`` discards what is there."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,11 +69,46 @@ class Job:
     device: str = "auto"
     options: tuple[str, ...] = ()
 
+    @property
+    def place(self) -> Path:
+        """The output."""
+        return self.folder
+
     def arguments(self, restart: bool = False) -> list[str]:
         """The words of the command line of `compress.job`; ``restart`` discards what is there."""
         words = [str(self.source), "--bits", f"{self.bits:g}", "--out", str(self.folder)]
         words += ["--device", self.device, *self.options]
         return [*words, "--restart"] if restart else words
+
+
+@dataclass(frozen=True)
+class TransferJob:
+    """A build to pull into ``folder``, or the model there to publish, ``private`` or for all to
+    see. ``revision`` empty: the newest commit."""
+
+    what: TransferKind
+    repository: str
+    folder: Path
+    revision: str = ""
+    private: bool = False
+
+    @property
+    def place(self) -> Path:
+        """A pull has that of a compression with this output: they refuse each other."""
+        return self.folder if self.what == "pull" else publishing_place(self.folder)
+
+    def arguments(self, restart: bool = False) -> list[str]:
+        """The words of the command line of `compress.hub.job`; both go on by themselves."""
+        if self.what == "publish":
+            words = ["publish", str(self.folder), self.repository]
+            return [*words, "--private"] if self.private else words
+        words = ["pull", self.repository, "--out", str(self.folder)]
+        return [*words, "--revision", self.revision] if self.revision else words
+
+
+def publishing_place(model: Path) -> Path:
+    """What the publishing of a model is known by."""
+    return model.with_name(f"{model.name}.publish")
 
 
 @dataclass(frozen=True)
@@ -62,22 +120,59 @@ class RunningJob:
     source: str
     bits: float
 
+    @property
+    def place(self) -> Path:
+        """See `Job.place`."""
+        return self.out
+
+    @property
+    def words(self) -> str:
+        """What it does, and where it can be seen."""
+        watch = f"`mc-chat watch {self.out}` shows it, `mc-chat watch --stop {self.out}` stops it"
+        return f"process {self.pid} is compressing into {self.out} already: {watch}"
+
+
+@dataclass(frozen=True)
+class RunningTransfer:
+    """A pull or a publishing that somebody has started."""
+
+    what: TransferKind
+    repository: str
+    folder: Path
+    pid: int
+
+    @property
+    def job(self) -> TransferJob:
+        """What is running: enough to join it."""
+        return TransferJob(self.what, self.repository, self.folder)
+
+    @property
+    def place(self) -> Path:
+        """See `TransferJob.place`."""
+        return self.job.place
+
+    @property
+    def words(self) -> str:
+        """What it does."""
+        doing = f"downloading {self.repository} to" if self.what == "pull" else "publishing"
+        return f"process {self.pid} is {doing} {self.folder} already: wait for it, or stop it"
+
 
 def start(
-    job: Job, command: Sequence[str] = JOB_COMMAND, restart: bool = False
+    job: AnyJob, command: Sequence[str] = JOB_COMMAND, restart: bool = False
 ) -> "subprocess.Popen[bytes]":
     """Start a job that outlives this process.
 
-    Raises UsageError when one works on the same output, WorkerError when it cannot be started.
+    Raises UsageError when one works on the same place, WorkerError when it cannot be started.
     """
     try:
         paths.jobs_dir().mkdir(parents=True, exist_ok=True)
         _remove_old()
-        told = _locked(_events_file(job.folder), "ab")
+        told = _locked(_events_file(job.place), "ab")
         if told is None:
-            raise UsageError(_occupied(job.folder))
+            raise UsageError(_occupied(job.place))
         # The child inherits the open file, and with it the lock.
-        with told, log_file(job.folder).open("wb") as log:
+        with told, log_file(job.place).open("wb") as log:
             told.truncate(0)
             return subprocess.Popen(
                 [*command, *job.arguments(restart)],
@@ -88,18 +183,25 @@ def start(
                 env=child_environment(),
             )
     except OSError as error:
-        raise WorkerError(f"the compression could not be started: {error}") from None
+        raise WorkerError(f"the job could not be started: {error}") from None
 
 
-def running(out: Path) -> RunningJob | None:
-    """The job that works on this output folder, if one does."""
-    return _running(_events_file(out))
+def running(place: Path) -> RunningJob | RunningTransfer | None:
+    """The job that is known by this place, if one runs."""
+    return _running(_events_file(place))
 
 
 def running_jobs() -> list[RunningJob]:
-    """Every job that runs, by the name of its output."""
-    found = (_running(path) for path in paths.jobs_dir().glob("*.jsonl"))
-    return sorted((job for job in found if job), key=lambda job: (job.out.name, job.out))
+    """Every compression that runs, by the name of its output."""
+    found = [job for job in all_running() if isinstance(job, RunningJob)]
+    return sorted(found, key=lambda job: (job.out.name, job.out))
+
+
+def all_running() -> list[RunningJob | RunningTransfer]:
+    """Every job that runs and has said its first word, compressions first."""
+    found = [_running(path) for path in sorted(paths.jobs_dir().glob("*.jsonl"))]
+    jobs = [job for job in found if job]
+    return sorted(jobs, key=lambda job: isinstance(job, RunningTransfer))
 
 
 def is_known(out: Path) -> bool:
@@ -157,7 +259,7 @@ class JobWatch:
         elif not over and _ends(events):
             del events[-1]  # it counts when the lock is free, and the next job can start
         for event in events:
-            if isinstance(event, Started):
+            if isinstance(event, Started | TransferStarted):
                 self.pid = event.pid
                 if self._stopping:
                     self.stop()
@@ -185,7 +287,7 @@ class JobWatch:
             reason = f"it was killed, or the machine went down{last_line and f': {last_line}'}"
         return JobFailed(
             WorkerError.__name__,
-            f"the compression stopped unexpectedly: {reason}; what is finished is kept, "
+            f"the job stopped unexpectedly: {reason}; what is finished is kept, "
             "run it again to go on",
         )
 
@@ -234,7 +336,7 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _running(path: Path) -> RunningJob | None:
+def _running(path: Path) -> RunningJob | RunningTransfer | None:
     if not _is_locked(path):
         return None
     with path.open("rb") as file:
@@ -242,15 +344,14 @@ def _running(path: Path) -> RunningJob | None:
     match first:
         case [Started(pid, source, bits, out)]:
             return RunningJob(Path(out), pid, source, bits)
+        case [TransferStarted(pid, what, repository, folder)]:
+            return RunningTransfer(what, repository, Path(folder), pid)
     return None  # it has not said its first word yet
 
 
-def _occupied(out: Path) -> str:
-    job = running(out)
-    who = f"process {job.pid}" if job else "another process"
-    return f"{who} is compressing into {out} already: `mc-chat watch {out}` shows it" + (
-        f", `mc-chat watch --stop {out}` stops it" if job else ""
-    )
+def _occupied(place: Path) -> str:
+    job = running(place)
+    return job.words if job else f"another process has just begun to work on {place}: wait for it"
 
 
 def _decoded(lines: bytes) -> list[JobEvent]:

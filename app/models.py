@@ -15,6 +15,8 @@ from engine.manifest import MANIFEST_NAME, Manifest, is_compressed, read_manifes
 DEMO = "demo"
 DEMO_BITS = 2.5
 """The demo fits anywhere, and at this width it has something to show: experts of mixed widths."""
+UNFINISHED = ".partial"
+"""What the name of a folder ends in while a model grows there."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ def damaged() -> list[DamagedModel]:
 
 
 def scan() -> list[InstalledModel | DamagedModel]:
-    """Both kinds, by name."""
+    """Both kinds, by name; not what is still on its way."""
     root = paths.models_dir()
     if not root.is_dir():
         return []
-    folders = sorted(folder for folder in root.iterdir() if is_compressed(folder))
-    return [_read(folder) for folder in folders]
+    folders = sorted(folder for folder in root.iterdir() if folder.suffix != UNFINISHED)
+    return [_read(folder) for folder in folders if is_compressed(folder)]
 
 
 def _read(folder: Path) -> InstalledModel | DamagedModel:
@@ -79,12 +81,15 @@ def remove(name: str) -> int:
         raise UsageError(f"{name!r} is no installed model; see `mc-chat models`")
     if any(job.out == folder for job in jobs.running_jobs()):
         raise UsageError(f"{name} is being compressed; stop that first")
+    if jobs.running(jobs.publishing_place(folder)):
+        raise UsageError(f"{name} is being published; stop that first")
     freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     try:
         shutil.rmtree(folder)
     except OSError as error:
         raise UsageError(f"{name} cannot be removed: {error}") from None
     jobs.forget(folder)
+    jobs.forget(jobs.publishing_place(folder))
     return freed
 
 

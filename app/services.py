@@ -20,4 +20,5 @@ class Services:
     history: History
     settings: Settings
     job_command: Sequence[str]
+    transfer_command: Sequence[str]
     clock: Callable[[], float] = time.monotonic

@@ -1,14 +1,10 @@
 """A transfer in words: the same on the progress line and on the screen."""
 
-from typing import TYPE_CHECKING
-
 from app import units
-
-if TYPE_CHECKING:
-    from compress.hub import Transfer
+from compress.progress import Transfer
 
 
-def transfer_words(transfer: "Transfer") -> str:
+def transfer_words(transfer: Transfer) -> str:
     """Bytes, speed, time left, and what is going on."""
     parts = []
     if transfer.total:

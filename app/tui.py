@@ -19,7 +19,7 @@ from app.command_table import COMMANDS, Command
 from app.engine_client import WORKER_COMMAND, EngineClient, WorkerEvent
 from app.history import History
 from app.idle import Idleness
-from app.jobs import JOB_COMMAND
+from app.jobs import JOB_COMMAND, TRANSFER_COMMAND, RunningTransfer
 from app.key_words import key_words, keys_words
 from app.last_used import last_used
 from app.render import safe_text
@@ -42,7 +42,8 @@ IDLE_LOOK_SECONDS = 15.0
 class McChatApp(App[None]):
     """Chats with ``model``; without one, with the last used, or the wizard makes one.
 
-    ``worker_command`` and ``job_command`` start the engine's and the compression's process.
+    ``worker_command``, ``job_command`` and ``transfer_command`` start the processes of the engine,
+    of a compression, and of a pull or a publishing.
     """
 
     TITLE = "mc-chat"
@@ -57,6 +58,7 @@ class McChatApp(App[None]):
         model: Path | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
         job_command: Sequence[str] = JOB_COMMAND,
+        transfer_command: Sequence[str] = TRANSFER_COMMAND,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -79,6 +81,7 @@ class McChatApp(App[None]):
             history=History(paths.history_db()),
             settings=chosen,
             job_command=job_command,
+            transfer_command=transfer_command,
             clock=clock,
         )
 
@@ -114,7 +117,7 @@ class McChatApp(App[None]):
         chat = self.screen
         if isinstance(chat, ChatScreen):
             name = models.display_name(chat.model)
-            wanted = await self.push_screen_wait(ModelsScreen(name, self._services.events))
+            wanted = await self.push_screen_wait(ModelsScreen(name, self._services))
             if wanted == "set up":
                 chat.leave()
             elif wanted not in {None, chat.model}:
@@ -212,6 +215,10 @@ def run(model: str | None = None) -> None:
     """
     folder = models.resolve(model) if model else None
     McChatApp(folder).run()
-    for job in jobs.running_jobs():
-        name = models.display_name(job.out)
-        print(safe_text(f"{name} is still being compressed: `mc-chat watch {name}` shows it"))
+    for job in jobs.all_running():
+        if isinstance(job, RunningTransfer):
+            doing = "downloaded" if job.what == "pull" else "published"
+            print(safe_text(f"{models.display_name(job.folder)} is still being {doing}"))
+        else:
+            name = models.display_name(job.out)
+            print(safe_text(f"{name} is still being compressed: `mc-chat watch {name}` shows it"))

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from compress.progress import Done, JobEvent, JobFailed, Progress, Started, encode
+from compress.progress import Done, JobEvent, JobFailed, Progress, Started, Transfer, encode
 from engine.errors import Interrupted, McChatError, WorkerError
 
 _REPEAT_SECONDS = 0.5
@@ -107,7 +107,7 @@ class Teller:
 
     def tell(self, event: JobEvent) -> None:
         """Write one line; steps that repeat themselves are thinned out."""
-        if isinstance(event, Progress):
+        if isinstance(event, Progress | Transfer):
             if not self._is_due(event):
                 return
             with suppress(OSError):
@@ -117,8 +117,8 @@ class Teller:
         if isinstance(event, Done | JobFailed):
             os.close(self._descriptor)
 
-    def _is_due(self, step: Progress) -> bool:
-        what = (step.stage, step.layer, "" if step.stage == "download" else step.message)
+    def _is_due(self, step: Progress | Transfer) -> bool:
+        what = _what(step)
         now = time.monotonic()
         if what == self._last and now - self._told_at < _REPEAT_SECONDS:
             return False
@@ -146,6 +146,13 @@ class Teller:
                 length = os.fstat(self._descriptor).st_size
                 os.ftruncate(self._descriptor, max(0, length - written))
             raise
+
+
+def _what(step: Progress | Transfer) -> tuple[object, ...]:
+    """What makes a step another one; bytes alone do not."""
+    if isinstance(step, Transfer):
+        return (step.message,)
+    return (step.stage, step.layer, "" if step.stage == "download" else step.message)
 
 
 class _StopFlag:

@@ -13,12 +13,12 @@ from compress.companions import COMPANIONS
 from compress.hub import (
     HubRepository,
     HubShards,
-    Transfer,
     download,
     is_repository_name,
     open_repository,
     unheard,
 )
+from compress.progress import Transfer
 from compress.source import Source, open_folder, reading_order, tensor_names
 from compress.workspace import SOURCE_FOLDER, partial_folder
 from engine.config import ModelConfig

@@ -1,10 +1,11 @@
-"""How a compression tells its watcher where it is. Free of torch; one JSON object a line."""
+"""How a compression or a transfer tells its watcher where it is. Free of torch; one JSON object a
+line."""
 
 import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from engine.errors import ProtocolError
 
@@ -22,6 +23,8 @@ STAGES: tuple[Stage, ...] = (
     "verify",
 )
 
+TransferKind = Literal["pull", "publish"]
+
 
 @dataclass(frozen=True)
 class Started:
@@ -31,6 +34,30 @@ class Started:
     source: str
     bits: float
     out: str
+
+
+@dataclass(frozen=True)
+class TransferStarted:
+    """The first thing a pull or a publishing tells: between which repository of the hub and which
+    folder."""
+
+    pid: int
+    what: TransferKind
+    repository: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Where a download or an upload is: ``done`` of ``total`` bytes, ``message`` one line for
+    people, ``eta_seconds`` to its end, None until it can be told. ``name`` is the file's."""
+
+    name: str
+    done: int
+    total: int
+    bytes_per_second: float
+    eta_seconds: float | None
+    message: str
 
 
 @dataclass(frozen=True)
@@ -52,9 +79,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """The checkpoint is whole at ``folder``."""
+    """The checkpoint is whole at ``folder``; ``url`` is where it has been published."""
 
     folder: str
+    url: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,12 +93,12 @@ class JobFailed:
     message: str
 
 
-JobEvent = Started | Progress | Done | JobFailed
+JobEvent = Started | TransferStarted | Progress | Transfer | Done | JobFailed
 Listener = Callable[[Progress], None]
+TransferListener = Callable[[Transfer], None]
+"""Hears of a transfer that is waited for; may raise Interrupted."""
 
-_EVENTS: dict[str, type[JobEvent]] = {
-    cls.__name__: cls for cls in (Started, Progress, Done, JobFailed)
-}
+_EVENTS: dict[str, type[JobEvent]] = {cls.__name__: cls for cls in get_args(JobEvent)}
 
 
 def encode(event: JobEvent) -> str:

@@ -38,6 +38,7 @@ class Faults:
     another first byte, or their last byte missing; the first ``altered_times`` times.
     ``ignore_range``: always send the whole file. ``cdn``: send LFS files from another host.
     ``reset``: refuse to answer at all. ``fail_upload_after``: take no more LFS files than these.
+    ``upload_seconds``: how long it takes to take one.
     """
 
     bytes_per_second: float | None = None
@@ -54,6 +55,7 @@ class Faults:
     cdn: bool = False
     reset: bool = False
     fail_upload_after: int | None = None
+    upload_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -317,6 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
             ):
                 self._error(403, None, "upload refused")
                 return
+            time.sleep(faults.upload_seconds)
             hub.objects[path.removeprefix("/upload/")] = body
             self._json({})
         elif token is None:

@@ -36,8 +36,8 @@ def install_model(name: str = "demo") -> Path:
 
 
 def end_jobs() -> None:
-    """Kill the compressions that a test has left running, as a compression is meant to be left."""
-    for job in jobs.running_jobs():
+    """Kill the jobs that a test has left running, as jobs are meant to be left."""
+    for job in jobs.all_running():
         with suppress(ProcessLookupError):
             os.kill(job.pid, signal.SIGKILL)
 

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from app import paths
 from app.arguments import Commands, add_json, print_json
@@ -11,11 +10,9 @@ from app.commands.models import compressed_folder, facts, table
 from app.progress_line import ProgressLine
 from app.render import safe_text
 from app.transfer_words import transfer_words
+from compress.progress import Transfer
 from engine.errors import Interrupted, UsageError
 from engine.manifest import read_manifest
-
-if TYPE_CHECKING:
-    from compress.hub import Transfer
 
 
 def add(commands: Commands) -> None:
@@ -95,6 +92,6 @@ class _Shown:
         self._line = line
         self._title = title
 
-    def show(self, transfer: "Transfer") -> None:
+    def show(self, transfer: Transfer) -> None:
         """Show where it is."""
         self._line.show(self._title, transfer_words(transfer))

@@ -1,4 +1,4 @@
-"""The installed models: loaded, looked into, verified, removed; or another is made or fetched."""
+"""The installed models: loaded, looked into, verified, published, removed; or another is made."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,22 +9,29 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
-from textual.signal import Signal
 from textual.widgets import Footer, OptionList, Static
 
-from app import models
+from app import jobs, models
 from app.date_words import date_words
-from app.engine_client import WorkerEvent
+from app.jobs import RunningTransfer, TransferJob
 from app.models import InstalledModel
 from app.render import safe_text
 from app.screens.expert_map import ExpertMapScreen
+from app.screens.job_screen import JobScreen
+from app.screens.joining import joining
+from app.screens.publishing import PublishScreen
+from app.screens.transferring import TransferScreen
+from app.services import Services
 from app.units import size
 from app.widgets.bars import bar
 from app.widgets.header import HeaderLine
 from app.widgets.model_list import ModelList
+from app.widgets.running_line import RunningLine
 from engine.errors import Interrupted, McChatError
 from engine.manifest import open_manifest, verify_hashes
 
+IN_BACKGROUND = "It goes on in the background, also when you quit mc-chat."
+STOPPED = "Stopped. What was done is kept: the next start goes on from there."
 NONE_YET = "No model is installed. C compresses one or downloads it."
 Wanted = Path | Literal["set up"]
 
@@ -57,13 +64,14 @@ class ModelsScreen(Screen[Wanted | None]):
     CSS_PATH = "models.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f4", "back", "Back", key_display="Esc"),
+        Binding("w", "watch", "Watch"),
     ]
 
-    def __init__(self, in_use: str, events: Signal[WorkerEvent]) -> None:
-        """``in_use`` is the name of the chat's model, of which ``events`` tells."""
+    def __init__(self, in_use: str, services: Services) -> None:
+        """``in_use`` is the name of the chat's model."""
         super().__init__()
         self._in_use = in_use
-        self._told = events
+        self._services = services
         self._list = ModelList(date_words)
         self._verifying = False
         self._stopping = False
@@ -74,6 +82,7 @@ class ModelsScreen(Screen[Wanted | None]):
         yield HeaderLine()
         yield Static(NONE_YET, id="none")
         yield self._list
+        yield RunningLine(id="running")
         yield Static(id="told", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
@@ -87,6 +96,10 @@ class ModelsScreen(Screen[Wanted | None]):
         self._stopping = True
 
     # --- what the user does -------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Often no job runs."""
+        return any(line.job for line in self.query(RunningLine)) if action == "watch" else True
 
     def action_back(self) -> None:
         """Stop verifying, or leave."""
@@ -115,8 +128,10 @@ class ModelsScreen(Screen[Wanted | None]):
         elif event.what == "remove" and model is not None:
             self._remove(model.name)
         elif isinstance(model, InstalledModel) and event.what == "map":
-            told = self._told if model.name == self._in_use else None
+            told = self._services.events if model.name == self._in_use else None
             self.app.push_screen(ExpertMapScreen(model.name, model.manifest, told))
+        elif isinstance(model, InstalledModel) and event.what == "publish":
+            self._publish(model)
         elif isinstance(model, InstalledModel) and not self._verifying:
             self._verifying, self._stopping = True, False
             self._verify(model)
@@ -139,6 +154,37 @@ class ModelsScreen(Screen[Wanted | None]):
                 return
             self._fill()
             self._tell(f"{name} is gone, {size(freed)} are free again.")
+
+    # --- publishing ---------------------------------------------------------------------------
+
+    @work
+    async def _publish(self, model: InstalledModel) -> None:
+        """Ask where to, and upload it; or look at the upload that runs."""
+        running = jobs.running(jobs.publishing_place(model.folder))
+        if isinstance(running, RunningTransfer):
+            job: TransferJob | None = running.job
+        else:
+            job = await self.app.push_screen_wait(PublishScreen(model))
+        if job is not None:
+            await self._watch(TransferScreen(job, self._services))
+
+    @work
+    async def action_watch(self) -> None:
+        """Look at the job that runs."""
+        running = self.query_one(RunningLine).job
+        if running is not None:
+            await self._watch(joining(running, self._services))
+
+    async def _watch(self, screen: JobScreen) -> None:
+        done = await self.app.push_screen_wait(screen)
+        self.query_one(RunningLine).look()
+        self._fill()
+        if done is None:
+            left = jobs.running(screen.place) is not None
+            self._tell(IN_BACKGROUND if left else STOPPED)
+        else:
+            name = models.display_name(Path(done.folder))
+            self._tell(f"✓ {name} is at {done.url}" if done.url else f"✓ {name} is here.")
 
     # --- verifying ----------------------------------------------------------------------------
 

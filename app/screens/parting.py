@@ -1,4 +1,4 @@
-"""What shall become of a compression that one turns away from."""
+"""What shall become of a job that one turns away from."""
 
 from typing import ClassVar, Literal
 
@@ -31,10 +31,15 @@ class PartingScreen(ModalScreen[Parting | None]):
         ("escape", "dismiss", "Stay"),
     ]
 
+    def __init__(self, noun: str) -> None:
+        """``noun`` is what a person calls the job."""
+        super().__init__()
+        self._noun = noun
+
     def compose(self) -> ComposeResult:
         """One key a line."""
         with Vertical(classes="dialog") as dialog:
-            dialog.border_title = "The compression is running"
+            dialog.border_title = f"The {self._noun} is running"
             yield Static(CHOICES)
 
     def action_choose(self, parting: Parting) -> None:

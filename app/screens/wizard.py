@@ -12,15 +12,16 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from app import models, sources
+from app import jobs, models, sources
 from app.device_words import memory_words
 from app.engine_client import WorkerDied, WorkerEvent
 from app.job_words import job_words
-from app.jobs import Job
+from app.jobs import Job, TransferJob
 from app.load_choices import LoadChoice, remember
 from app.render import safe_text
 from app.screens.compressing import CompressScreen
-from app.screens.pulling import PullScreen
+from app.screens.joining import joining
+from app.screens.transferring import TransferScreen
 from app.services import Services
 from app.units import size
 from app.widgets.header import HeaderLine
@@ -43,7 +44,7 @@ INTRO = Content.from_markup(
     "[bold]Welcome to mc-chat.[/]  [$quiet]Choose what this machine shall run; Enter begins.[/]"
 )
 LOOKING = "looking at this machine…"
-IN_BACKGROUND = "The compression goes on in the background, also when you quit mc-chat."
+IN_BACKGROUND = "It goes on in the background, also when you quit mc-chat."
 NEEDS_NAME = (
     "Type the folder that holds an original (config.json and safetensors), or OWNER/NAME of a "
     "repository on the hub; Enter looks at it."
@@ -217,7 +218,9 @@ class WizardScreen(Screen[Path | None]):
         if is_compressed(folder):
             self.dismiss(folder)
         elif source.build:
-            self._show_job(PullScreen(source.build, folder))
+            build = source.build
+            pull = TransferJob("pull", build.repository, folder, build.revision)
+            self._show_job(TransferScreen(pull, self._services))
         elif source.source is not None:
             self._run_job(Job(source.source, choice.nominal_bits, folder, device.id))
 
@@ -225,19 +228,18 @@ class WizardScreen(Screen[Path | None]):
         """Look at the job that runs."""
         running = self.query_one(RunningLine).job
         if running is not None:
-            self._show_job(CompressScreen.joining(running, self._services))
+            self._show_job(joining(running, self._services))
 
     def _run_job(self, job: Job) -> None:
         self._show_job(CompressScreen(job, self._source.title, self._services))
 
     @work(exclusive=True)
-    async def _show_job(self, screen: CompressScreen | PullScreen) -> None:
-        folder = await self.app.push_screen_wait(screen)
-        line = self.query_one(RunningLine)
-        line.look()
-        if folder is not None:
-            self.dismiss(folder)
-        elif line.job is not None:
+    async def _show_job(self, screen: CompressScreen | TransferScreen) -> None:
+        done = await self.app.push_screen_wait(screen)
+        self.query_one(RunningLine).look()
+        if done is not None:
+            self.dismiss(Path(done.folder))
+        elif jobs.running(screen.place):
             self._say(IN_BACKGROUND)
         else:
             self._say("Stopped. What was done is kept: Enter goes on from there.")

@@ -25,8 +25,9 @@ class ModelList(OptionList):
         Binding("enter", "select", "Load", key_display="Enter"),
         Binding("m", "wish('map')", "Map"),
         Binding("v", "wish('verify')", "Verify"),
+        Binding("p", "wish('publish')", "Publish"),
         Binding("x", "wish('remove')", "Remove"),
-        Binding("c", "wish('set_up')", "Compress or get another"),
+        Binding("c", "wish('set_up')", "New"),
     ]
 
     class Wish(Message):

@@ -1,10 +1,10 @@
-"""Tells that a compression is running somewhere on this machine."""
+"""Tells that a job is running somewhere on this machine."""
 
 from textual.content import Content
 from textual.widgets import Static
 
 from app import jobs, models
-from app.jobs import RunningJob
+from app.jobs import RunningJob, RunningTransfer
 from app.render import safe_text
 
 
@@ -17,7 +17,7 @@ class RunningLine(Static):
 
     LOOK_SECONDS = 1.0
 
-    job: RunningJob | None = None
+    job: RunningJob | RunningTransfer | None = None
 
     def on_mount(self) -> None:
         """Look now, and again and again: jobs start and end elsewhere too."""
@@ -26,16 +26,15 @@ class RunningLine(Static):
 
     def look(self) -> None:
         """See which jobs run."""
-        running = jobs.running_jobs()
+        running = jobs.all_running()
         first = running[0] if running else None
         self.display = first is not None
         if first is not None:
-            name = safe_text(models.display_name(first.out))
             others = f" and {len(running) - 1} more" if len(running) > 1 else ""
             self.update(
                 Content.assemble(
                     ("▸ ", "$primary"),
-                    (f"A compression of {name}{others} is running: ", ""),
+                    (f"{_words(first)}{others} is running: ", ""),
                     ("W", "bold $primary"),
                     (" watches.", ""),
                 )
@@ -43,3 +42,10 @@ class RunningLine(Static):
         if first != self.job:
             self.job = first
             self.screen.refresh_bindings()
+
+
+def _words(job: RunningJob | RunningTransfer) -> str:
+    if isinstance(job, RunningJob):
+        return f"A compression of {safe_text(models.display_name(job.out))}"
+    what = "A download" if job.what == "pull" else "An upload"
+    return f"{what} of {safe_text(models.display_name(job.folder))}"

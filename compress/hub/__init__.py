@@ -14,15 +14,13 @@ from compress.hub.repository import (
     list_repository,
     open_repository,
 )
-from compress.hub.shards import HubShards, Transfer, TransferListener
+from compress.hub.shards import HubShards
 
 __all__ = [
     "HubFile",
     "HubRepository",
     "HubShards",
     "Meter",
-    "Transfer",
-    "TransferListener",
     "download",
     "fetch_config",
     "held_bytes",

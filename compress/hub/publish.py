@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 from compress.companions import COMPANIONS
@@ -20,7 +20,7 @@ from compress.hub.connection import HUB_ERRORS, explained, require_online
 from compress.hub.download import matches, unheard
 from compress.hub.meter import Meter
 from compress.hub.repository import HubRepository, list_repository
-from compress.hub.shards import Transfer, TransferListener
+from compress.progress import Transfer, TransferListener
 from engine.errors import HubError
 from engine.manifest import MANIFEST_NAME, Manifest, open_manifest, verify_hashes
 
@@ -46,6 +46,10 @@ def publish(folder: Path, name: str, private: bool, listener: TransferListener) 
     later call goes on. Raises CheckpointError, HubError, NetworkError.
     """
     require_online(False, name)
+    if get_token() is None:
+        raise HubError(
+            "nobody is logged in to the hub: log in with `hf auth login`, or set HF_TOKEN"
+        )
     # One line of ours instead of one per retry, and instead of bars.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     disable_progress_bars()
@@ -90,13 +94,15 @@ def _new_files(folder: Path, manifest: Manifest, there: HubRepository) -> list[P
 
 
 def _upload(name: str, paths: list[Path], listener: TransferListener) -> list[CommitOperationAdd]:
-    """Send the files that are stored beside git; the small ones go with the commit."""
+    """Send the files that are stored beside git; the small ones go with the commit. Bytes are told
+    a file at a time: the way that large ones take tells nothing in between."""
     sizes = [path.stat().st_size for path in paths]
     meter = Meter(sum(sizes))
     operations = []
-    for path, size in zip(paths, sizes, strict=True):
+    for number, (path, size) in enumerate(zip(paths, sizes, strict=True), start=1):
         speed, eta = meter.bytes_per_second, meter.eta_seconds
-        listener(Transfer(path.name, meter.done, meter.total, speed, eta, f"uploading {path.name}"))
+        note = f"uploading {path.name}, file {number} of {len(paths)}"
+        listener(Transfer(path.name, meter.done, meter.total, speed, eta, note))
         operation = CommitOperationAdd(path.name, str(path))
         _ask(name, partial(_send, name, operation))
         operations.append(operation)

@@ -15,8 +15,8 @@ from compress.hub import verified
 from compress.hub.download import download, held_bytes, unheard
 from compress.hub.meter import Meter
 from compress.hub.repository import HubFile, HubRepository, forget_repository, open_repository
-from compress.hub.shards import Transfer, TransferListener
 from compress.locking import take
+from compress.progress import Transfer, TransferListener
 from engine.errors import DiskFullError, HubError, UsageError
 from engine.manifest import (
     DENSE_FILE,

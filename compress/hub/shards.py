@@ -1,37 +1,20 @@
 """The shards of an original on the hub, one after the other: while one is used the next arrives."""
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from compress.hub.download import download, held_bytes
 from compress.hub.meter import Meter
 from compress.hub.repository import HubRepository, plain_name
+from compress.progress import Transfer, TransferListener
 from engine.errors import Interrupted
 
 _AHEAD = 2
 """Shards on disk: the one in use and the one that comes."""
 _TICK = 0.2
 """Seconds between two words to the listener."""
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """Where the download of a file is: ``done`` of ``total`` bytes, ``message`` one line for
-    people, ``eta_seconds`` to the end of this file, None until it can be told."""
-
-    name: str
-    done: int
-    total: int
-    bytes_per_second: float
-    eta_seconds: float | None
-    message: str
-
-
-TransferListener = Callable[[Transfer], None]
-"""Hears of a transfer that is waited for; may raise Interrupted."""
 
 
 class HubShards:

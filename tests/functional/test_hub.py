@@ -17,7 +17,6 @@ from compress.hub import (
     HubFile,
     HubRepository,
     HubShards,
-    Transfer,
     download,
     fetch_config,
     held_bytes,
@@ -25,6 +24,7 @@ from compress.hub import (
     open_repository,
 )
 from compress.hub.connection import TIMEOUT, Patience
+from compress.progress import Transfer
 from engine.errors import DiskFullError, HubError, Interrupted, McChatError, NetworkError
 from tests.hub_for_tests import TOKEN, Hub, connect, running_hub
 

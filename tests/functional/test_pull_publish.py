@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from app import cli, paths
-from compress.hub import Transfer
 from compress.hub.connection import Patience
 from compress.hub.pull import pull
+from compress.progress import Transfer
 from engine.checkpoint import load_model
 from engine.manifest import MANIFEST_NAME, open_manifest, verify_hashes
 from tests.checkpoints_for_tests import write_tiny_checkpoint

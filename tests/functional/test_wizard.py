@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
@@ -21,6 +19,7 @@ from app.screens.compressing import CompressScreen
 from app.screens.help import HelpScreen
 from app.screens.models import ModelsScreen
 from app.screens.parting import PartingScreen
+from app.screens.transferring import TransferScreen
 from app.screens.wizard import LOOKING, WizardScreen
 from app.units import size
 from app.widgets.header import HeaderLine
@@ -28,13 +27,11 @@ from app.widgets.job_view import JobView
 from app.widgets.plan_table import PlanTable
 from app.widgets.source_list import SourceList
 from assets import DEMO_DIR
-from compress.hub import Transfer, TransferListener
-from compress.hub.connection import Patience
 from compress.plan import plan
 from engine.config import MIXTRAL_8X7B
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.fakes.fake_worker import DEVICES, SMALL_DEVICES
-from tests.hub_for_tests import connect, running_hub
+from tests.hub_for_tests import Hub, connect, environment, running_hub
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -269,25 +266,25 @@ async def test_a_repository_is_looked_at_and_its_job_begins(repository):
 
 
 @pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A catalogue with one build, of a tiny model on a hub on localhost."""
-    write_tiny_checkpoint(tmp_path / "hub" / "someone" / "Mixtral-2bit")
-    found = ReadyBuild(
-        "Mixtral 8x7B at 2 bits",
-        "someone/Mixtral-2bit",
-        "a" * 40,
-        sources.MIXTRAL_REPOSITORY,
-        2.0,
-        13_900_000_000,
-    )
-    catalogue = tmp_path / "catalogue.json"
-    catalogue.write_text(json.dumps({"builds": [vars(found)]}))
-    monkeypatch.setattr("app.sources.ready_builds", partial(ready_builds, path=catalogue))
+    root = tmp_path / "hub" / "someone" / "Mixtral-2bit"
+    write_tiny_checkpoint(root)
     with running_hub(tmp_path / "hub") as hub:
-        connect(hub, monkeypatch, tmp_path)
-        monkeypatch.setattr(Patience, "limit", 0.2)
-        monkeypatch.setattr(Patience, "first_delay", 0.02)
-        yield
+        found = ReadyBuild(
+            "Mixtral 8x7B at 2 bits",
+            "someone/Mixtral-2bit",
+            hub.revision(root),
+            sources.MIXTRAL_REPOSITORY,
+            2.0,
+            13_900_000_000,
+        )
+        catalogue = tmp_path / "catalogue.json"
+        catalogue.write_text(json.dumps({"builds": [vars(found)]}))
+        monkeypatch.setattr("app.sources.ready_builds", partial(ready_builds, path=catalogue))
+        for name, value in environment(hub, tmp_path).items():
+            monkeypatch.setenv(name, value)
+        yield hub
 
 
 async def choose_the_build(pilot: Pilot[None]) -> None:
@@ -310,36 +307,40 @@ async def test_a_ready_build_is_downloaded_and_opened():
 
 @pytest.mark.usefixtures("build")
 async def test_a_download_that_fails_says_why_and_can_be_tried_again(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     async with make_app().run_test(size=(120, 36)) as pilot:
         await choose_the_build(pilot)
         await pilot.press("enter")
         await wait_for_state(pilot, "down")
         assert "not to be used" in text_of(pilot, "#ending")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_HUB_OFFLINE")
         await pilot.press("r")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
 
 
-@pytest.mark.usefixtures("build")
-async def test_a_download_can_be_stopped(monkeypatch):
-    def endless(name: str, out: Path, listener: TransferListener) -> Path:
-        while True:
-            listener(Transfer("layer-00.safetensors", 10**9, 4 * 10**9, 2e6, 1500.0, "layer 1"))
-            time.sleep(0.01)
-
-    monkeypatch.setattr("compress.hub.pull.pull", endless)
+async def test_a_download_is_left_joined_again_and_stopped(build: Hub):
+    build.faults.bytes_per_second = 20_000
     async with make_app().run_test(size=(120, 36)) as pilot:
         await choose_the_build(pilot)
         await pilot.press("enter")
-        await wait_until(pilot, lambda: pilot.app.screen.query("#transfer"))
-        await wait_until(
-            pilot,
-            lambda: "1.00 GB of 4.00 GB, 2.00 MB/s, 25:00 left" in text_of(pilot, "#transfer"),
-        )
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, TransferScreen))
+        await wait_until(pilot, lambda: "downloading" in text_of(pilot, "#transfer"))
         await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+        await pilot.press("b")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        assert "goes on in the background" in text_of(pilot, "#message")
+        assert "A download of Mixtral-2bit is running" in text_of(pilot, "#running")
+        await pilot.press("w")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, TransferScreen))
+        await wait_until(pilot, lambda: " kB of " in text_of(pilot, "#transfer"))
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+        await pilot.press("s")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
         assert "goes on from there" in text_of(pilot, "#message")
+        assert jobs.all_running() == []
+        assert models.installed() == []
 
 
 async def test_without_ready_builds_there_is_no_such_choice():

@@ -17,7 +17,7 @@ SCREEN_MODULES = [
     "app.screens.chats",
     "app.widgets.gauges",
     "app.engine_client",
-    "app.compress_client",
+    "app.job_client",
     "app.history",
     "app.settings",
 ]

@@ -13,7 +13,7 @@ import pytest
 
 from app import jobs
 from app.child import child_environment
-from app.compress_client import CompressClient
+from app.job_client import JobClient
 from app.jobs import Job, JobWatch
 from compress.job import Teller
 from compress.job import parser as job_parser
@@ -336,10 +336,10 @@ def last_is(heard: list[JobEvent], kind: type) -> Callable[[], bool]:
 async def test_a_client_hears_a_job_and_another_joins_it(job: Job) -> None:
     first: list[JobEvent] = []
     second: list[JobEvent] = []
-    client = CompressClient(first.append, job, fake("hold"))
+    client = JobClient(first.append, job, fake("hold"))
     client.start()
     await until(lambda: len(first) > 5)
-    joined = CompressClient(second.append, job, fake("hold"))
+    joined = JobClient(second.append, job, fake("hold"))
     joined.start()
     await until(lambda: len(second) == len(first))
     client.leave()
@@ -351,5 +351,5 @@ async def test_a_client_hears_a_job_and_another_joins_it(job: Job) -> None:
 
 async def test_a_client_whose_job_cannot_start_is_told(job: Job) -> None:
     heard: list[JobEvent] = []
-    CompressClient(heard.append, job, ["/no/such/program"]).start()
+    JobClient(heard.append, job, ["/no/such/program"]).start()
     assert [event.kind for event in heard] == ["WorkerError"]

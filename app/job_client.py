@@ -1,29 +1,29 @@
-"""The screen's end of a compression: it starts a job or joins one, and hears what it tells."""
+"""The screen's end of a job: it starts one or joins it, and hears what it tells."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 
 from app import jobs
-from app.jobs import JOB_COMMAND, Job, JobWatch
+from app.jobs import AnyJob, JobWatch
 from compress.progress import Done, JobEvent, JobFailed
 from engine.errors import McChatError
 
 POLL_SECONDS = 0.1
 
 
-class CompressClient:
+class JobClient:
     """Follows one job. ``listener`` hears its events; the last is Done or JobFailed, always."""
 
     def __init__(
         self,
         listener: Callable[[JobEvent], None],
-        job: Job,
-        command: Sequence[str] = JOB_COMMAND,
+        job: AnyJob,
+        command: Sequence[str],
     ) -> None:
         self._listener = listener
         self._job = job
         self._command = command
-        self._watch = JobWatch(job.folder)
+        self._watch = JobWatch(job.place)
         self._task: asyncio.Task[None] | None = None
 
     def start(self, restart: bool = False) -> None:
@@ -34,12 +34,12 @@ class CompressClient:
         self.leave()
         process = None
         try:
-            if restart or jobs.running(self._job.folder) is None:
+            if restart or jobs.running(self._job.place) is None:
                 process = jobs.start(self._job, self._command, restart)
         except McChatError as error:
             self._listener(JobFailed(type(error).__name__, str(error)))
             return
-        self._watch = JobWatch(self._job.folder, process)
+        self._watch = JobWatch(self._job.place, process)
         self._task = asyncio.create_task(self._follow())
 
     def cancel(self) -> None:
