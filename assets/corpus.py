@@ -4,6 +4,7 @@ A document is a chat: a list of `{"role", "content"}` messages that starts with 
 with the model. Nothing here needs torch. The same seed gives the same bytes.
 """
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -265,6 +266,38 @@ def recall_items(tokenizer: Any, seed: int, count: int, distance_tokens: int) ->
         question = _user(decorate(rng, recall.ask(rng, statement.slot)))
         messages = (*told, *between, question)
         items.append(SkillItem("recall", messages, statement.answer, True))
+    return items
+
+
+def needle_items(
+    tokenizer: Any, seed: int, count: int, length: int, depth: float
+) -> list[SkillItem]:
+    """`count` chats of at most `length` tokens that end with a question for something stated at
+    `depth` of the way: 0, in the first turn; 1, in the last one before the question.
+
+    At every depth they have the same statements, questions and other turns; slot and value are a
+    held-out combination.
+    """
+    rng = random.Random(f"needle/{seed}/{length}")
+    items = []
+    for _ in range(count):
+        statement = recall.draw_statement(rng, rng.choice(recall.SCORED_SLOTS), "heldout")
+        told = [_user(recall.tell(rng, [statement])), _reply(recall.acknowledge([statement]))]
+        question = _user(decorate(rng, recall.ask(rng, statement.slot)))
+        turns, ends = [], [0]
+        room = length - _token_count(tokenizer, [*told, question]) - 1  # and the BOS
+        while True:
+            turn = _turn(rng, "heldout", _FILLER_SKILLS)
+            end = ends[-1] + _token_count(tokenizer, turn)
+            if end > room:
+                break
+            turns.append(turn)
+            ends.append(end)
+        before = min(range(len(ends)), key=lambda count: abs(ends[count] - depth * ends[-1]))
+        messages = (
+            *itertools.chain(*turns[:before]), *told, *itertools.chain(*turns[before:]), question
+        )  # fmt: skip
+        items.append(SkillItem("needle", messages, statement.answer, True))
     return items
 
 

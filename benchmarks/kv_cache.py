@@ -52,7 +52,7 @@ def rows(folder: Path, quick: bool) -> list[Row]:
 
 def _row(folder: Path, model: Model, tokenizer: Tokenizer, bits: KvBits, quick: bool) -> Row:
     part = 4 if quick else 1
-    windows = evaluation_windows(folder, model, None, None)
+    windows = evaluation_windows(folder, model.config, None, None)
     items = corpus.recall_items(demo_tokenizer(), DEMO_SEED, RECALL_ITEMS // part, RECALL_DISTANCE)
     (recall,) = answer_shares(model, tokenizer, items, kv_bits=bits).values()
     return Row(

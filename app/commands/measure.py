@@ -4,10 +4,13 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from app import units
+from app import models, units
 from app.arguments import Commands, add_json, add_kv_bits, positive, print_json
+from app.evaluation_table import report_lines
 from app.loading import load_session, model_folder
 from app.progress_line import ProgressLine
+from assets import DEMO_DIR
+from engine.errors import UsageError
 
 
 def add(commands: Commands) -> None:
@@ -17,9 +20,32 @@ def add(commands: Commands) -> None:
     evaluation.add_argument("--text", type=Path, metavar="FILE", help="perplexity on this text")
     evaluation.add_argument("--window", type=positive, metavar="T", help="tokens of a window")
     evaluation.add_argument(
-        "--tasks", nargs="+", default=(), metavar="TASK", help="the demo's: skills, recall"
+        "--tasks",
+        nargs="+",
+        default=(),
+        metavar="TASK",
+        help="skills, recall: the demo's; needle: far recall by length and depth; "
+        "harness:NAME[,NAME]: lm-evaluation-harness's",
+    )
+    evaluation.add_argument(
+        "--task-path",
+        type=Path,
+        metavar="DIR",
+        help="harness tasks of your own: YAML files, paths in them relative to DIR",
+    )
+    evaluation.add_argument(
+        "--picture", type=Path, metavar="FILE.svg", help="draw the needle's grid, as an SVG"
+    )
+    evaluation.add_argument(
+        "--against",
+        metavar="ORIGINAL",
+        help="compare with this model, token by token: a folder, a name, or demo for its 16 bits",
     )
     evaluation.add_argument("--pruning", choices=("odp", "off"), default="off")
+    evaluation.add_argument(
+        "--token-by-token", action="store_true", help="perplexity as decoding has it, too"
+    )
+    evaluation.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_kv_bits(evaluation)
     add_json(evaluation)
     evaluation.set_defaults(run=run_eval)
@@ -35,28 +61,51 @@ def add(commands: Commands) -> None:
 
 
 def run_eval(options: argparse.Namespace) -> None:
-    """Print perplexity and the tasks' shares of right answers."""
+    """Print what was measured, and draw the needle's grid where a picture is wanted."""
+    picture: Path | None = options.picture
+    tasks = tuple(options.tasks)
+    if picture is not None:
+        if picture.suffix != ".svg":
+            raise UsageError(f"--picture draws an SVG: name it {picture.with_suffix('.svg')}")
+        tasks = tuple(dict.fromkeys((*tasks, "needle")))
     with ProgressLine() as line:
         folder = model_folder(options.model, line)
-        from compress.evaluation import evaluate
+        from compress.evaluation import Scope, evaluate
+        from engine.devices import choose
 
-        found = evaluate(
-            folder,
-            options.text,
-            options.window,
-            options.tasks,
-            options.pruning,
-            line.show,
-            options.kv_bits,
+        scope = Scope(
+            text=options.text,
+            window=options.window,
+            tasks=tasks,
+            task_folder=options.task_path,
+            pruning=options.pruning,
+            kv_bits=options.kv_bits,
+            token_by_token=options.token_by_token,
+            against=_original(options.against),
         )
+        found = evaluate(folder, scope, choose(options.device).id, line.show)
+    if picture is not None and found.recall_grid is not None:
+        from compress.evaluation.heat_map import draw
+
+        _write(picture, draw(found.recall_grid, f"{options.model}: facts recalled"))
     if options.json:
         print_json(dataclasses.asdict(found))
-        return
-    print(f"perplexity {found.perplexity:.3f} over {found.tokens} tokens")
-    print(f"{units.share(found.prune_ratio)} of the expert slots skipped")
-    for task, rows in found.tasks.items():
-        for row, right in rows.items():
-            print(f"{task}: {row:<20} {units.share(right)}")
+    else:
+        print("\n".join(report_lines(found)))
+
+
+def _write(path: Path, picture: str) -> None:
+    try:
+        path.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; name another") from None
+
+
+def _original(name: str | None) -> Path | None:
+    """What to compare with; the demo's name means the original here."""
+    if name is None:
+        return None
+    return DEMO_DIR if name == models.DEMO else models.resolve(name)
 
 
 def run_bench(options: argparse.Namespace) -> None:

@@ -291,7 +291,7 @@ def test_bench_and_eval_report_what_they_measured(mc_chat: Command, tiny: Path) 
     text = tiny.parent / "text.txt"
     text.write_text("Some words to be surprised by. " * 40)
     found = mc_chat("eval", "tiny", "--text", text, "--window", "32", "--json").json
-    assert set(found) == {"perplexity", "tokens", "prune_ratio", "tasks"}
+    assert {"perplexity", "tokens", "prune_ratio", "tasks"} < set(found)
     assert found["perplexity"] > 1
 
 

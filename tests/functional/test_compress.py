@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from compress import workspace
 from compress.allocation import ALLOCATORS, LayerScores, allocate, plan_budget
-from compress.evaluation import evaluate
+from compress.evaluation import Scope, evaluate
 from compress.pipeline import CompressJob, compress
 from compress.progress import STAGES, Done, JobFailed, Progress, Started, decode
 from compress.streams import StreamStore
@@ -283,14 +283,15 @@ def test_scores_of_an_earlier_run_give_the_same_result(job: CompressJob) -> None
 def test_evaluation_reads_compressed_and_original(job: CompressJob, source: Path) -> None:
     assert job.text is not None
     out = compress(job, quiet)
-    original = evaluate(source, job.text, window=64)
-    small = evaluate(out, job.text, window=64)
-    pruned = evaluate(out, job.text, window=64, pruning="odp")
+    scope = Scope(job.text, window=64)
+    original = evaluate(source, scope)
+    small = evaluate(out, scope)
+    pruned = evaluate(out, replace(scope, pruning="odp"))
     assert original.tokens == small.tokens == pruned.tokens
     assert original.prune_ratio == small.prune_ratio == 0.0
     assert 0.1 < pruned.prune_ratio < 0.4
     with pytest.raises(UsageError, match="off"):
-        evaluate(source, job.text, pruning="odp")
+        evaluate(source, Scope(job.text, pruning="odp"))
 
 
 def command(job: CompressJob) -> list[str]:

@@ -10,7 +10,7 @@ from transformers import MixtralForCausalLM
 
 from compress import calibration
 from compress.calibration import CalibrationSize, read_documents, text_windows, tokenize
-from compress.evaluation import evaluate, greedy_replies, perplexity, pruning_of
+from compress.evaluation import Scope, evaluate, greedy_replies, perplexity, pruning_of
 from engine.attention import AttentionStatistics
 from engine.checkpoint import load_model
 from engine.errors import SourceError, UsageError
@@ -105,7 +105,7 @@ def test_text_is_cut_without_overlap(folder: Path, tmp_path: Path) -> None:
     tokenizer = ours("byte-level")
     ids = tokenize(text, tokenizer)
     assert ids[0] == tokenizer.bos_id
-    evaluation = evaluate(folder, text, window=16)
+    evaluation = evaluate(folder, Scope(text, window=16))
     whole = ids[: len(ids) // 16 * 16].view(-1, 16)
     model = load_model(folder)
     with torch.inference_mode():
@@ -159,19 +159,19 @@ def test_unreadable_text_is_one_line(tmp_path: Path, name: str, data: bytes | No
 
 def test_what_cannot_be_measured_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--text"):
-        evaluate(folder)
-    with pytest.raises(UsageError, match="skills, recall"):
-        evaluate(folder, tasks=["hellaswag"])
+        evaluate(folder, Scope())
+    with pytest.raises(UsageError, match="skills, recall, needle, harness:NAME"):
+        evaluate(folder, Scope(tasks=("hellaswag",)))
     with pytest.raises(UsageError, match="another one"):
-        evaluate(folder, tasks=["skills"])
+        evaluate(folder, Scope(tasks=("skills",)))
     with pytest.raises(UsageError, match="off"):
         pruning_of(folder, "odp")
     short = tmp_path / "short.txt"
     short.write_text("ab")
     with pytest.raises(SourceError, match="fewer than one window"):
-        evaluate(folder, short, window=64)
+        evaluate(folder, Scope(short, window=64))
     with pytest.raises(UsageError, match="--window"):
-        evaluate(folder, short, window=100_000)
+        evaluate(folder, Scope(short, window=100_000))
 
 
 def test_the_demos_language_is_told_by_its_tokenizer(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""Far recall: something told at some depth of prompts of some length, asked for at their end.
+
+The demo's prompts are chats of its own small world. For another model the haystack is a text, and
+the needle a sentence with a number in it.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from assets import corpus
+from compress.calibration import demo_tokenizer, read_documents, speaks_demo
+from compress.evaluation.demo_tasks import DEMO_SEED
+from compress.evaluation.replies import greedy_replies
+from engine.budget import KvBits
+from engine.errors import SourceError, UsageError
+from engine.model import Model
+from engine.pruning import NO_PRUNING, Pruning
+from engine.tokenizer import Tokenizer
+
+NEEDLE = "needle"
+"""The task's name."""
+ITEMS = 10
+"""Prompts in each cell."""
+
+_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LENGTHS = (0.125, 0.25, 0.5, 0.75, 1.0)
+"""As shares of the longest prompt."""
+_REPLY_ROOM = 64
+"""Tokens of the context that no prompt takes."""
+
+
+@dataclass(frozen=True)
+class RecallGrid:
+    """``shares[length][depth]`` of ``items`` prompts each are answered right, 0 to 1.
+
+    ``lengths`` are the longest that the prompts of a row may be, in tokens; ``depths`` say how far
+    into the prompt the needle is, 0 (at its beginning) to 1 (right before the question).
+    """
+
+    lengths: tuple[int, ...]
+    depths: tuple[float, ...]
+    shares: tuple[tuple[float, ...], ...]
+    items: int
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A chat that ends with a question, and what a right reply contains."""
+
+    messages: Sequence[dict[str, str]]
+    answer: str
+
+
+Haystack = Callable[[int, float], Sequence[Needle]]
+"""Needles by the prompts' length in tokens and the needle's depth."""
+
+
+def recall_grid(
+    model: Model,
+    tokenizer: Tokenizer,
+    haystack: Haystack,
+    longest: int,
+    pruning: Pruning = NO_PRUNING,
+    kv_bits: KvBits = 16,
+    listener: Callable[[str], None] = lambda cell: None,
+) -> RecallGrid:
+    """Measure every length and depth in a context of ``longest`` tokens.
+
+    ``listener`` hears of each cell before it is measured.
+    """
+    lengths = tuple(int(share * (longest - _REPLY_ROOM)) for share in _LENGTHS)
+
+    def cell(length: int, depth: float) -> float:
+        listener(f"{length} tokens, depth {depth:.0%}")
+        return _share(model, tokenizer, haystack(length, depth), pruning, kv_bits)
+
+    shares = tuple(tuple(cell(length, depth) for depth in _DEPTHS) for length in lengths)
+    return RecallGrid(lengths, _DEPTHS, shares, ITEMS)
+
+
+def _share(
+    model: Model,
+    tokenizer: Tokenizer,
+    needles: Sequence[Needle],
+    pruning: Pruning,
+    kv_bits: KvBits,
+) -> float:
+    prompts = [tokenizer.encode_turns(needle.messages) for needle in needles]
+    replies = greedy_replies(model, tokenizer, prompts, pruning, kv_bits)
+    found = [needle.answer in reply for needle, reply in zip(needles, replies, strict=True)]
+    return sum(found) / len(found)
+
+
+def haystack_of(folder: Path, text: Path | None) -> Haystack:
+    """The demo's own chats for a model that speaks its language, else a text.
+
+    Raises UsageError without one, SourceError where it cannot be read.
+    """
+    if speaks_demo(folder):
+        return _demo_needles
+    if text is None:
+        raise UsageError("the needle needs a haystack: give a text with --text FILE")
+    tokenizer = Tokenizer.from_folder(folder)
+    return TextHaystack(str(text), tokenizer, "\n\n".join(read_documents(text)))
+
+
+def _demo_needles(length: int, depth: float) -> list[Needle]:
+    items = corpus.needle_items(demo_tokenizer(), DEMO_SEED, ITEMS, length, depth)
+    return [Needle(item.messages, item.answer) for item in items]
+
+
+_OWNERS = ("Ada", "Boris", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Ida", "Jonas")
+_TELL = "The secret number of {owner} is {number}."
+_ASK = (
+    "Here is a text. Read it, then answer the question below it.\n\n{text}\n\nWhat is the secret "
+    "number of {owner}? Answer with the number alone."
+)
+
+
+class TextHaystack:
+    """Needles in pieces of a text, the same pieces and numbers at every depth."""
+
+    def __init__(self, name: str, tokenizer: Tokenizer, text: str) -> None:
+        """``name`` is what messages call the text."""
+        self._name = name
+        self._tokenizer = tokenizer
+        self._ids = tokenizer.encode(text)
+
+    def __call__(self, length: int, depth: float) -> list[Needle]:
+        """See `Haystack`. Raises SourceError for a text shorter than the prompts."""
+        rng = random.Random(f"text needle/{DEMO_SEED}/{length}")
+        return [self._needle(rng, owner, length, depth) for owner in _OWNERS]
+
+    def _needle(self, rng: random.Random, owner: str, length: int, depth: float) -> Needle:
+        number = str(rng.randrange(10_000, 100_000))
+        told = _TELL.format(owner=owner, number=number)
+        room = length - len(self._tokenizer.encode_turns(_question(told, owner)))
+        if room > len(self._ids):
+            raise SourceError(
+                f"{self._name} has {len(self._ids)} tokens, a prompt of {length} needs {room}: "
+                "take a longer text, or shorter prompts with --window"
+            )
+        start = rng.randrange(len(self._ids) - room + 1)
+        # Cut into words and put together again, a piece may have a few tokens more than before.
+        while True:
+            piece = self._tokenizer.decode(self._ids[start : start + max(0, room)])
+            messages = _question(_insert(piece, told, depth), owner)
+            excess = len(self._tokenizer.encode_turns(messages)) - length
+            if excess <= 0 or room <= 0:
+                return Needle(messages, number)
+            room -= excess
+
+
+def _question(text: str, owner: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": _ASK.format(text=text, owner=owner)}]
+
+
+def _insert(text: str, told: str, depth: float) -> str:
+    """``told`` between two sentences of ``text``, those nearest to ``depth``."""
+    ends = [0, *(match for match in _sentence_ends(text)), len(text)]
+    at = min(ends, key=lambda end: abs(end - depth * len(text)))
+    return f"{text[:at]} {told} {text[at:]}".strip()
+
+
+def _sentence_ends(text: str) -> list[int]:
+    return [at + 1 for at in range(len(text) - 1) if text[at] in ".!?" and text[at + 1].isspace()]

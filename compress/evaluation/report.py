@@ -1,0 +1,197 @@
+"""Everything that `mc-chat eval` measures of one model, and of two."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from compress.calibration import speaks_demo
+from compress.evaluation.demo_tasks import DEMO_TASKS, run_task
+from compress.evaluation.divergence import Divergence, diverge, record
+from compress.evaluation.likelihood import Perplexity, perplexity
+from compress.evaluation.needle import NEEDLE, RecallGrid, haystack_of, recall_grid
+from compress.evaluation.windows import evaluation_windows
+from engine.budget import KvBits
+from engine.checkpoint import load_model
+from engine.config import ModelConfig
+from engine.errors import UsageError
+from engine.manifest import is_compressed, read_manifest
+from engine.model import Model
+from engine.pruning import NO_PRUNING, OdpPruning, Pruning
+from engine.tokenizer import Tokenizer
+
+PruningMode = Literal["odp", "off"]
+HARNESS = "harness:"
+"""What the names of lm_eval's tasks begin with: `harness:arc_easy,winogrande`."""
+
+Listener = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What of a model is measured, and how.
+
+    Perplexity is on ``text``, or on the demo's held-out split for a model that speaks its
+    language; ``window`` is in tokens. ``tasks`` are the demo's, `needle`, and lm_eval's, which
+    ``task_folder`` may add to. ``token_by_token`` measures perplexity a second time, as decoding
+    does. ``against``: the folder of the model to compare with. ``kv_bits`` 8 rounds keys and
+    values.
+    """
+
+    text: Path | None = None
+    window: int | None = None
+    tasks: tuple[str, ...] = ()
+    task_folder: Path | None = None
+    pruning: PruningMode = "off"
+    kv_bits: KvBits = 16
+    token_by_token: bool = False
+    against: Path | None = None
+
+    @property
+    def own_tasks(self) -> list[str]:
+        """Those that need no lm_eval."""
+        return [task for task in self.tasks if not task.startswith(HARNESS)]
+
+    @property
+    def harness_tasks(self) -> list[str]:
+        """The names of lm_eval's."""
+        lists = [task.removeprefix(HARNESS) for task in self.tasks if task.startswith(HARNESS)]
+        return [name for names in lists for name in names.split(",") if name]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. ``tasks[task][row]`` is the share answered right, 0 to 1; of lm_eval's
+    tasks, which keep their prefix, whatever the figure of that name is."""
+
+    perplexity: float
+    tokens: int
+    prune_ratio: float
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    token_by_token: Perplexity | None = None
+    recall_grid: RecallGrid | None = None
+    against: Divergence | None = None
+
+
+def evaluate(
+    folder: Path,
+    scope: Scope,
+    device: torch.device | str = "cpu",
+    listener: Listener = lambda what: None,
+) -> Evaluation:
+    """Measure the model in ``folder``; ``listener`` hears what is being measured.
+
+    Raises UsageError, SourceError, CheckpointError, DiskFullError.
+    """
+    _check_tasks(folder, scope)
+    pruning = pruning_of(folder, scope.pruning)
+    windows = _windows(folder, scope)
+    reference = None
+    if scope.against is not None:
+        listener("what the original says")
+        reference = record(load_model(scope.against, device), windows)
+    listener("loading the model")
+    model = load_model(folder, device)
+    listener("perplexity")
+    against = None
+    if reference is None:
+        measured = perplexity(model, windows, pruning, kv_bits=scope.kv_bits)
+    else:
+        against = diverge(model, reference, pruning, scope.kv_bits)
+        measured = Perplexity(against.perplexity, against.tokens, against.prune_ratio)
+    stepwise = None
+    if scope.token_by_token:
+        listener("perplexity token by token")
+        stepwise = perplexity(model, windows, pruning, stepwise=True, kv_bits=scope.kv_bits)
+    return Evaluation(
+        perplexity=measured.perplexity,
+        tokens=measured.tokens,
+        prune_ratio=measured.prune_ratio,
+        tasks=_tasks(folder, model, scope, pruning, listener),
+        token_by_token=stepwise,
+        recall_grid=_grid(folder, model, scope, pruning, listener),
+        against=against,
+    )
+
+
+def _tasks(
+    folder: Path, model: Model, scope: Scope, pruning: Pruning, listener: Listener
+) -> dict[str, dict[str, float]]:
+    """Of every task but the needle."""
+    tokenizer = Tokenizer.from_folder(folder)
+    found = {}
+    for task in DEMO_TASKS:
+        if task in scope.own_tasks:
+            listener(task)
+            found[task] = run_task(task, model, tokenizer, pruning, scope.kv_bits)
+    if scope.harness_tasks:
+        listener("loading lm-evaluation-harness")
+        from compress.evaluation.harness import run_harness
+
+        rows = run_harness(
+            scope.harness_tasks, model, tokenizer, scope.task_folder, pruning, scope.kv_bits
+        )
+        found |= {f"{HARNESS}{name}": figures for name, figures in rows.items()}
+    return found
+
+
+def _grid(
+    folder: Path, model: Model, scope: Scope, pruning: Pruning, listener: Listener
+) -> RecallGrid | None:
+    if NEEDLE not in scope.own_tasks:
+        return None
+    return recall_grid(
+        model,
+        Tokenizer.from_folder(folder),
+        haystack_of(folder, scope.text),
+        model.config.max_context if scope.window is None else scope.window,
+        pruning,
+        scope.kv_bits,
+        lambda cell: listener(f"needle: {cell}"),
+    )
+
+
+def _check_tasks(folder: Path, scope: Scope) -> None:
+    """Before anything is loaded. Raises UsageError."""
+    known = (*DEMO_TASKS, NEEDLE)
+    for task in scope.own_tasks:
+        if task not in known:
+            raise UsageError(f"no task {task!r}; available: {', '.join(known)}, {HARNESS}NAME")
+    if set(DEMO_TASKS) & set(scope.own_tasks) and not speaks_demo(folder):
+        raise UsageError(
+            f"{' and '.join(DEMO_TASKS)} ask about the demo's small world; this model is another "
+            "one"
+        )
+    if scope.harness_tasks and find_spec("lm_eval") is None:
+        raise UsageError(f"{HARNESS} tasks need lm-evaluation-harness: pip install 'mc-chat[eval]'")
+
+
+def _windows(folder: Path, scope: Scope) -> Tensor:
+    """The windows for the model, and for what it is compared with: the same tokens for both.
+
+    Raises UsageError where the two cut the text into other tokens.
+    """
+    config = ModelConfig.from_folder(folder)
+    windows = evaluation_windows(folder, config, scope.text, scope.window)
+    if scope.against is not None:
+        other = ModelConfig.from_folder(scope.against)
+        theirs = evaluation_windows(scope.against, other, scope.text, windows.shape[1])
+        if not torch.equal(windows, theirs):
+            raise UsageError(
+                f"{scope.against} cuts this text into other tokens: compare a model with the one "
+                "it was made from"
+            )
+    return windows
+
+
+def pruning_of(folder: Path, mode: PruningMode) -> Pruning:
+    """The pruning that a model's own thresholds give. Raises UsageError where it has none."""
+    if mode == "off":
+        return NO_PRUNING
+    if not is_compressed(folder):
+        raise UsageError("ODP's thresholds are learned by compressing; measure this with off")
+    return OdpPruning.from_records(read_manifest(folder).layers)
