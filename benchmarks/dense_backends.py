@@ -1,15 +1,11 @@
-"""Attention's 4-bit products with one token on a GPU: ours beside gemlite's and torch's.
+"""Attention's 4-bit products on a GPU: ours beside gemlite's and torch's, matrix by matrix.
 
     python -m benchmarks.dense_backends [--json]
 
-All get the same codes, scales and zero points. Each row says how long a product takes, how far it
-is from float64, and whether a hundred repetitions gave the same bytes. A backend that is missing or
-fails is named with its reason. Needs CUDA.
-
-The engine uses its own kernels whatever comes out here: the products are a sixth of a token's
-bytes, another packing would have to be kept beside ours or instead of it, and the same seed must
-give the same text, which sums by atomic additions in no fixed order do not promise. These figures
-say what that costs.
+All get the same codes, scales and zero points. Each row says how long a product with one token
+takes, how far it is from float64, and whether a hundred repetitions gave the same bytes. A backend
+that is missing or fails is named with its reason. Last comes what the engine makes of them at a
+load: a layer's four products for a token in a CUDA graph, and for a chunk of a prompt. Needs CUDA.
 """
 
 import argparse
@@ -17,102 +13,41 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from engine.kernels.foreign import BACKENDS, Backend, ForeignMatrix
 from engine.layout import PackedShape
-from engine.packing import PackedMatrix, dequantize, group_parameters, unpack_codes
+from engine.packing import PackedMatrix, dequantize
 
 SHAPES = ((4096, 4096), (1024, 4096))
 """Outputs and inputs of Mixtral 8x7B's q and o, and of its k and v."""
-GROUP_SIZE = 64
+GROUP_SIZE = 128
+DTYPE = torch.bfloat16
 ROUNDS = 30
 REPETITIONS = 100
-
-Product = Callable[[Tensor], Tensor]
-
-
-class DenseBackend(Protocol):
-    """Somebody's products of packed 4-bit matrices."""
-
-    @property
-    def name(self) -> str:
-        """In the table."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the activations."""
-
-    def prepare(self, matrix: PackedMatrix) -> Product:
-        """A function from x [1, I] to [1, O]. May raise anything where the backend is missing."""
 
 
 @dataclass(frozen=True)
 class Ours:
-    """The engine's own kernel."""
+    """The engine's own kernel, for one token."""
 
     name = "ours"
-    dtype = torch.float16
 
-    def prepare(self, matrix: PackedMatrix) -> Product:
+    def pack(self, matrix: PackedMatrix, dtype: torch.dtype) -> ForeignMatrix:
         """As it is packed."""
         from engine.kernels.triton.decode import packed_matvec
 
-        out = torch.empty(1, matrix.shape.rows, dtype=self.dtype, device=matrix.codes.device)
+        shape = matrix.shape
+        out = torch.empty(1, shape.rows, dtype=dtype, device=matrix.codes.device)
 
         def product(x: Tensor) -> Tensor:
             packed_matvec(x, matrix, out)
             return out
 
-        return product
-
-
-@dataclass(frozen=True)
-class Gemlite:
-    """gemlite's kernels, what hqq recommends."""
-
-    name = "gemlite"
-    dtype = torch.float16
-
-    def prepare(self, matrix: PackedMatrix) -> Product:
-        """Packed anew, from the same codes."""
-        from gemlite.core import DType, GemLiteLinearTriton  # type: ignore[import-not-found]
-
-        shape = matrix.shape
-        linear = GemLiteLinearTriton(
-            shape.bits,
-            group_size=shape.group_size,
-            in_features=shape.columns,
-            out_features=shape.rows,
-            input_dtype=DType.FP16,
-            output_dtype=DType.FP16,
-        )
-        scale, zero = group_parameters(matrix)
-        linear.pack(unpack_codes(matrix), scale.contiguous(), zero, bias=None)
-        product: Product = linear.forward
-        return product
-
-
-@dataclass(frozen=True)
-class Int4Mm:
-    """torch's own 4-bit product, which torchao packs for: bfloat16 only, scales and all."""
-
-    name = "torch int4"
-    dtype = torch.bfloat16
-
-    def prepare(self, matrix: PackedMatrix) -> Product:
-        """Packed anew; its formula is (q - 8) * scale + zero."""
-        codes = unpack_codes(matrix)
-        packed = torch.ops.aten._convert_weight_to_int4pack(codes[:, ::2] << 4 | codes[:, 1::2], 8)
-        scale, zero = (part.float() for part in group_parameters(matrix) if part is not None)
-        both = torch.stack([scale, (8 - zero) * scale], dim=-1).transpose(0, 1)  # [G, O, 2]
-        parameters, group_size = both.contiguous().to(self.dtype), matrix.shape.group_size
-        return lambda x: torch.ops.aten._weight_int4pack_mm(x, packed, group_size, parameters)
-
-
-BACKENDS: tuple[DenseBackend, ...] = (Ours(), Gemlite(), Int4Mm())
+        held = (matrix.codes, matrix.scales, matrix.zeros)
+        return ForeignMatrix(shape.rows, shape.columns, product, held)
 
 
 @dataclass(frozen=True)
@@ -129,22 +64,22 @@ class Row:
 
 
 def compare(
-    backends: Sequence[DenseBackend],
+    backends: Sequence[Backend],
     matrix: PackedMatrix,
     timed: Callable[[Callable[[], Tensor]], float],
+    dtype: torch.dtype = DTYPE,
 ) -> list[Row]:
     """A row for each backend; ``timed`` takes a call's microseconds."""
     shape, rows = f"{matrix.shape.rows} x {matrix.shape.columns}", []
-    x = torch.randn(1, matrix.shape.columns, device=matrix.codes.device)
+    x = torch.randn(1, matrix.shape.columns, device=matrix.codes.device).to(dtype)
+    exact = x.double() @ dequantize(matrix).double().T
     for backend in backends:
         try:
-            given = x.to(backend.dtype)
-            product = backend.prepare(matrix)
-            found = product(given).clone()
-            exact = given.double() @ dequantize(matrix).double().T
+            product = backend.pack(matrix, dtype).multiply
+            found = product(x).clone()
             error = float((found.double() - exact).abs().max() / exact.abs().max())
-            again = all(torch.equal(product(given), found) for _ in range(REPETITIONS))
-            took = timed(lambda product=product, given=given: product(given))  # type: ignore[misc]
+            again = all(torch.equal(product(x), found) for _ in range(REPETITIONS))
+            took = timed(lambda product=product: product(x))  # type: ignore[misc]
         except Exception as problem:  # whatever others' packages raise
             reason = f"{type(problem).__name__}: {problem}".split("\n")[0]
             rows.append(Row(backend.name, shape, None, None, None, reason))
@@ -194,13 +129,15 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this needs CUDA, and there is none here")
-    rows = []
-    for shape in SHAPES:
-        rows += compare(BACKENDS, random_matrix(*shape, "cuda"), cuda_microseconds)
+    from engine.decoding import dense
+
+    q, k, v, o = (random_matrix(*SHAPES[index], "cuda") for index in (0, 1, 1, 0))
+    rows = [row for one in (q, k) for row in compare((Ours(), *BACKENDS), one, cuda_microseconds)]
+    verdict = dense.compare((q, k, v, o), DTYPE, BACKENDS, dense.cuda_clock())
     if options.json:
-        print(json.dumps([asdict(row) for row in rows]))
+        print(json.dumps({"rows": [asdict(row) for row in rows], "verdict": asdict(verdict)}))
     else:
-        print(f"{torch.cuda.get_device_name()}\n\n{table(rows)}")
+        print(f"{torch.cuda.get_device_name()}\n\n{table(rows)}\n\n{verdict}")
 
 
 if __name__ == "__main__":

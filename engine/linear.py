@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.kernels import select
+from engine.kernels.foreign import ForeignMatrix
 from engine.packing import PackedMatrix
 
 
@@ -54,3 +55,19 @@ class PackedLinear:
     def tensors(self) -> Iterator[Tensor]:
         """Codes, scales and zero points."""
         yield from (self.matrix.codes, self.matrix.scales, self.matrix.zeros)
+
+
+@dataclass(frozen=True)
+class ForeignLinear:
+    """A matrix in another library's packing; x is of the type that it was packed for."""
+
+    matrix: ForeignMatrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x [..., I] to [..., O]."""
+        out = self.matrix.multiply(x.reshape(-1, self.matrix.columns))  # [T, O]
+        return out.view(*x.shape[:-1], self.matrix.rows)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """What the packing holds."""
+        yield from self.matrix.tensors

@@ -11,6 +11,7 @@ from engine.decoding.operations import Operations
 from engine.decoding.state import DecodeState
 from engine.decoding.step import DecodeStep, can_step
 from engine.decoding.steps import HostSteps, Steps
+from engine.kernels.foreign import BACKENDS
 
 Run = Callable[[], None]
 
@@ -21,7 +22,8 @@ _WARM_UP = 3
 def choose_steps(context: Context) -> tuple[Steps, str]:
     """Steps on the model's device if that is a GPU with kernels for them, or on the host.
 
-    With a word on how tokens are drawn, and why if it could be faster.
+    With a word on how tokens are drawn, and why if it could be faster. On a GPU the model's
+    attention may be packed anew, see `engine.decoding.dense`.
     """
     model = context.model
     if not model.embed.is_cuda:
@@ -29,10 +31,14 @@ def choose_steps(context: Context) -> tuple[Steps, str]:
     if not can_step(model):
         return HostSteps(context), "token by token: the model is not compressed"
     try:
+        from engine.decoding import dense
         from engine.decoding.fused import TritonOperations
     except ImportError as error:
         return HostSteps(context), f"token by token, for want of triton ({error})"
-    return device_steps(context, TritonOperations(model), capture)
+    kept = dense.dense_findings(model.embed.device)
+    verdict = dense.adopt_fastest(model, BACKENDS, dense.cuda_clock(), kept)
+    steps, note = device_steps(context, TritonOperations(model), capture)
+    return steps, f"{note}; {verdict}"
 
 
 def device_steps(

@@ -10,7 +10,7 @@ from engine.decoding.operations import Operations
 from engine.decoding.state import DecodeState
 from engine.experts import PackedExperts
 from engine.kernels import Arena
-from engine.linear import FloatLinear, Linear, PackedLinear
+from engine.linear import FloatLinear, ForeignLinear, Linear, PackedLinear
 from engine.model import Layer, Model, Norm
 from engine.packing import PackedMatrix, dequantize
 
@@ -115,6 +115,9 @@ class DecodeStep:
         self._operations.rms_norm(a.residual, norm.weight, norm.eps, a.normed, added)
 
     def _multiply(self, linear: Linear, x: Tensor, out: Tensor) -> None:
+        if isinstance(linear, ForeignLinear):
+            out.copy_(linear.forward(x))
+            return
         held = _held(linear)
         if isinstance(held, PackedMatrix):
             self._operations.packed_matvec(x, held, out)

@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("triton", reason="no build of triton for this platform")
 
+from engine.kernels.findings import Findings
 from engine.kernels.triton.plans import Plan, Product, Work, plans
 from engine.kernels.triton.tuning import Launch, PlanBook, plan_book
 
@@ -42,7 +43,7 @@ def test_a_product_is_tried_once_and_its_plan_kept(tmp_path: Path, trials: Trial
     path = tmp_path / "plans" / "gpu.json"
     launched: list[Plan] = []
     for _ in range(2):
-        book = PlanBook(path, GPU, trials.fastest)
+        book = PlanBook(Findings(path, GPU), trials.fastest)
         for _ in range(2):
             assert book.plan(WORK, launched.append) == plans(WORK)[-1]
     assert trials.count == 1
@@ -55,9 +56,9 @@ def test_a_product_is_tried_once_and_its_plan_kept(tmp_path: Path, trials: Trial
         "",
         "[1, 2",
         "[]",
-        '{"plans": {}}',
-        json.dumps({"made_for": {**GPU, "kernels": "older"}, "plans": {}}),
-        json.dumps({"made_for": GPU, "plans": [1]}),
+        '{"found": {}}',
+        json.dumps({"made_for": {**GPU, "kernels": "older"}, "found": {}}),
+        json.dumps({"made_for": GPU, "found": [1]}),
     ],
 )
 def test_what_is_damaged_or_of_others_is_written_anew(
@@ -66,7 +67,7 @@ def test_what_is_damaged_or_of_others_is_written_anew(
     path = tmp_path / "gpu.json"
     path.write_text(spoilt)
     for _ in range(2):
-        PlanBook(path, GPU, trials.fastest).plan(WORK, nothing)
+        PlanBook(Findings(path, GPU), trials.fastest).plan(WORK, nothing)
     assert trials.count == 1
     assert json.loads(path.read_text())["made_for"] == GPU
 
@@ -76,9 +77,9 @@ def test_a_plan_that_is_none_of_the_choices_is_not_believed(
     tmp_path: Path, trials: Trials, kept: object
 ) -> None:
     path = tmp_path / "gpu.json"
-    book = {"made_for": GPU, "plans": {"matvec 4096 4096 4 128": kept}}
+    book = {"made_for": GPU, "found": {"matvec 4096 4096 4 128": kept}}
     path.write_text(json.dumps(book))
-    assert PlanBook(path, GPU, trials.fastest).plan(WORK, nothing) in plans(WORK)
+    assert PlanBook(Findings(path, GPU), trials.fastest).plan(WORK, nothing) in plans(WORK)
     assert trials.count == 1
 
 
@@ -87,7 +88,7 @@ def test_a_folder_that_cannot_be_written_costs_another_trial_only(
 ) -> None:
     (tmp_path / "file").write_text("")
     for _ in range(2):
-        book = PlanBook(tmp_path / "file" / "gpu.json", GPU, trials.fastest)
+        book = PlanBook(Findings(tmp_path / "file" / "gpu.json", GPU), trials.fastest)
         assert book.plan(WORK, nothing) == plans(WORK)[-1]
     assert trials.count == 2
 
@@ -96,8 +97,7 @@ def test_what_cannot_be_timed_now_is_tried_later(tmp_path: Path, trials: Trials)
     """While a graph is captured, for one."""
     capturing = [True]
     book = PlanBook(
-        tmp_path / "gpu.json",
-        GPU,
+        Findings(tmp_path / "gpu.json", GPU),
         lambda *given: None if capturing else trials.fastest(*given),
     )
     assert book.plan(WORK, nothing) == plans(WORK)[0]

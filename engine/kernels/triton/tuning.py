@@ -6,21 +6,17 @@ nothing is timed and the first plan is taken.
 """
 
 import hashlib
-import json
 import logging
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
 
-from engine.integrity import cache_dir
-from engine.json_file import read_json
+from engine.kernels.findings import Findings
 from engine.kernels.triton.plans import Plan, Work, plans
 
 _log = logging.getLogger(__name__)
@@ -34,15 +30,12 @@ Fastest = Callable[[Launch, Sequence[Plan]], Plan | None]
 
 
 class PlanBook:
-    """The plans of one device. ``path``: where they are kept, None for nowhere; ``made_for`` says
-    what they hold for; ``fastest`` tries plans, or says None if it cannot now."""
+    """The plans of one device. ``kept``: those of earlier processes, None where nothing is timed;
+    ``fastest`` tries plans, or says None if it cannot now."""
 
-    def __init__(self, path: Path | None, made_for: dict[str, str], fastest: Fastest) -> None:
-        """Reads what was kept."""
-        self._path = path
-        self._made_for = made_for
+    def __init__(self, kept: Findings | None, fastest: Fastest) -> None:
+        self._kept = kept
         self._fastest = fastest
-        self._kept = {} if path is None else _read(path, made_for)
         self._chosen: dict[Work, Plan] = {}
 
     def plan(self, work: Work, launch: Launch) -> Plan:
@@ -51,26 +44,25 @@ class PlanBook:
         if chosen is not None:
             return chosen
         candidates = plans(work)
-        if self._path is None or len(candidates) == 1:
+        if self._kept is None or len(candidates) == 1:
             chosen = candidates[0]
         else:
-            chosen = self._known_or_fastest(self._path, work, launch, candidates)
+            chosen = self._known_or_fastest(self._kept, work, launch, candidates)
             if chosen is None:
                 return candidates[0]
         self._chosen[work] = chosen
         return chosen
 
     def _known_or_fastest(
-        self, path: Path, work: Work, launch: Launch, candidates: Sequence[Plan]
+        self, kept: Findings, work: Work, launch: Launch, candidates: Sequence[Plan]
     ) -> Plan | None:
         name = " ".join(str(part) for part in astuple(work))
         for plan in candidates:
-            if list(astuple(plan)) == self._kept.get(name):
+            if list(astuple(plan)) == kept.get(name):
                 return plan
         found = self._fastest(launch, candidates)
         if found is not None:
-            self._kept[name] = list(astuple(found))
-            _write(path, {"made_for": self._made_for, "plans": self._kept})
+            kept.keep(name, list(astuple(found)))
         return found
 
 
@@ -78,15 +70,18 @@ class PlanBook:
 def plan_book(device: torch.device) -> PlanBook:
     """The plans of a device."""
     if device.type != "cuda":
-        return PlanBook(None, {}, _fastest)
-    made_for = {
+        return PlanBook(None, _fastest)
+    return PlanBook(Findings.of("plans", made_for(device)), _fastest)
+
+
+def made_for(device: torch.device) -> dict[str, str]:
+    """What a measurement of these kernels on a GPU holds for."""
+    return {
         "gpu": torch.cuda.get_device_name(device),
         "cuda": str(torch.version.cuda),
         "triton": triton.__version__,
         "kernels": _source_hash(),
     }
-    name = hashlib.sha256(json.dumps(made_for).encode()).hexdigest()[:16]
-    return PlanBook(cache_dir() / "plans" / f"{name}.json", made_for, _fastest)
 
 
 def _fastest(launch: Launch, candidates: Sequence[Plan]) -> Plan | None:
@@ -124,24 +119,3 @@ def _source_hash() -> str:
     folder = Path(__file__).parent
     text = b"".join((folder / name).read_bytes() for name in _KERNELS)
     return hashlib.sha256(text).hexdigest()[:16]
-
-
-def _read(path: Path, made_for: dict[str, str]) -> dict[str, Any]:
-    """The plans that were kept; none if the file is absent, damaged, or of something else."""
-    try:
-        kept = read_json(path)
-        if kept["made_for"] == made_for and isinstance(kept["plans"], dict):
-            return dict(kept["plans"])
-    except (OSError, ValueError, TypeError, LookupError):
-        pass
-    return {}
-
-
-def _write(path: Path, kept: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(kept), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        _log.warning("kernels will be tried again at the next load: %s", error)
