@@ -9,7 +9,7 @@ other operations are only for when there is none.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from app.history import History, MadeWith, MessageRecord, State
+from app.history import Figures, History, MadeWith, MessageRecord, State
 from app.render import safe_text
 from app.reply_figures import added, figures, summary
 from engine.protocol import Finished, Generate, Message
@@ -109,6 +109,13 @@ class Conversation:
         continued = (Message("assistant", reply.text),) if reply and reply.continues else ()
         return (*system, *_without_oldest(said, self.left_out), *continued)
 
+    def asked(self, reply: MessageRecord) -> tuple[Message, ...]:
+        """What the engine was asked for a reply that is there."""
+        made = reply.made
+        text, left_out = (made.system, made.left_out) if made else (self.system, 0)
+        system = (Message("system", text),) if text else ()
+        return (*system, *_without_oldest(self._history.said_before(reply.id), left_out))
+
     def request(self) -> Generate:
         """What to send to the engine for the reply that has begun."""
         assert self.reply is not None
@@ -196,6 +203,19 @@ class Conversation:
         )
         self.records.pop()
         return self._begin(reply_id, record)
+
+    def keep_beside(
+        self, reply: int, text: str, state: State, made: MadeWith, took: Figures
+    ) -> MessageRecord:
+        """Add another reply to what ``reply`` answers: a branch beside it, and the current line."""
+        chat = self._idle_chat()
+        with self._history.together():
+            record = self._history.add_message(
+                chat, self._history.message(reply).parent, "assistant", text, state, made
+            )
+            self._history.write_message(record.id, text, state, summary(took, made.left_out), took)
+        self._read()
+        return record
 
     def switch_branch(self, message: int, direction: int) -> bool:
         """Go to the next (1) or the one before (-1) of a message's siblings, and to the end of

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from app import paths
+from app.settings import Settings
 from engine.budget import KvBits
-from engine.protocol import from_dict
+from engine.protocol import Load, from_dict
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ def remember(model: Path, choice: LoadChoice) -> None:
     known = _read() | {str(model): dataclasses.asdict(choice)}
     temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def load_request(model: Path, settings: Settings) -> Load:
+    """What to ask of the engine for the model in this folder: as it was chosen, else as the
+    settings say."""
+    chosen = recall(model) or LoadChoice(settings.device, settings.context)
+    return Load(str(model), chosen.device, chosen.context, chosen.force, chosen.kv_bits)
 
 
 def _read() -> dict[str, Any]:

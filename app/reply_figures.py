@@ -53,14 +53,19 @@ def summary(took: Figures, left_out: int = 0) -> str:
         f"{took.tokens_per_second:.1f} tokens/s",
         f"{share(took.prune_ratio)} pruned",
     ]
+    words += ending_words(took)
+    if left_out:
+        turns = "turn was" if left_out == 1 else f"{left_out} turns were"
+        words.append(f"the oldest {turns} left out")
+    return " · ".join(words)
+
+
+def ending_words(took: Figures) -> list[str]:
+    """How it ended, where that was not by itself."""
     endings = {
         "cancelled": "stopped",
         "length": "cut at the token limit",
         "context": "context full",
     }
-    if ending := endings.get(took.finish_reason):
-        words.append(ending)
-    if left_out:
-        turns = "turn was" if left_out == 1 else f"{left_out} turns were"
-        words.append(f"the oldest {turns} left out")
-    return " · ".join(words)
+    ending = endings.get(took.finish_reason)
+    return [ending] if ending else []

@@ -1,19 +1,29 @@
-"""What is said in a chat, and what keys do on its messages: ask again, edit, copy, delete."""
+"""What is said in a chat, and what keys do on its messages: again, edit, copy, A/B."""
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 
+from textual import work
+
+from app import models
 from app.attachments import with_attachments
 from app.clipboard_words import code_blocks, copied_words
 from app.command_table import action_of
+from app.comparison import Comparison, Subject, Take, Variant, other_than
 from app.estimate import estimate_words
-from app.history import HistoryError
+from app.history import HistoryError, MessageRecord, State
+from app.load_choices import load_request
 from app.mentions import mentions
+from app.models import InstalledModel
+from app.screens.compare import CompareScreen
 from app.screens.talking import TalkingScreen
 from app.widgets.messages import Turn
 from app.widgets.prompt import Prompt
+from engine import protocol
 from engine.errors import UsageError
 
 EDITING = "Editing an earlier message · Esc leaves it as it was"
+NOTHING_TO_COMPARE = "There is no reply to compare yet."
 NOTHING_TO_CONTINUE = "The last reply is whole: there is nothing to go on with."
 NOTHING_TO_REGENERATE = "There is no message to answer yet."
 
@@ -159,6 +169,8 @@ class MessagesScreen(TalkingScreen):
                 self._edit(turn.record.id, turn.text)
             case "again":
                 await self._again()
+            case "compare":
+                self.compare(turn.record)
             case "delete":
                 await self._delete(turn)
             case "previous":
@@ -218,3 +230,61 @@ class MessagesScreen(TalkingScreen):
                 self._prompt.show_text(text)
             await self._show_conversation()
             self._prompt.focus()
+
+    # --- one reply beside another -------------------------------------------------------------
+
+    def action_compare(self) -> None:
+        """The last reply beside another one."""
+        replies = [record for record in self._conversation.records if record.role == "assistant"]
+        if replies:
+            self.compare(replies[-1])
+        else:
+            self._warn(NOTHING_TO_COMPARE)
+
+    @work
+    async def compare(self, reply: MessageRecord) -> None:
+        """Ask the same again, otherwise; what comes of it may become a branch of the chat."""
+        if self._refusal:
+            self._warn(self._refusal)
+            return
+        installed = models.installed()
+        comparison = self._comparison(reply, installed)
+        screen = CompareScreen(comparison, self._services.events, installed)
+        kept = await self.app.push_screen_wait(screen)
+        if kept is not None:
+            self.call_next(self._keep, reply, kept)
+
+    def _comparison(self, reply: MessageRecord, installed: Sequence[InstalledModel]) -> Comparison:
+        services = self._services
+        folders = {model.name: model.folder for model in installed} | {self._model_name: self.model}
+        made = reply.made or self._made_with()
+        pruning = protocol.SetPruning(made.pruning, made.pruning_strength)
+        there = Variant(made.model, folders.get(made.model), pruning)
+        asked = self._conversation.asked(reply)
+        return Comparison(
+            Subject(asked, reply, made, there, any_seed()),
+            other_than(there, self._model_name, self.model),
+            self.model,
+            services.engine.send,
+            lambda folder: load_request(folder, services.settings),
+            self._reply_ids,
+            self._loaded,
+        )
+
+    async def _keep(self, reply: MessageRecord, take: Take) -> None:
+        assert take.made is not None
+        assert take.figures is not None
+        state: State = "stopped" if take.state == "stopped" else "done"
+        try:
+            kept = self._conversation.keep_beside(
+                reply.id, take.text, state, take.made, take.figures
+            )
+        except HistoryError as error:
+            self._warn(str(error))
+            return
+        await self._show_conversation(kept.depth)
+
+
+def any_seed() -> int:
+    """Nobody has chosen one."""
+    return secrets.randbits(31)

@@ -13,7 +13,7 @@ from textual.widgets import Footer
 from app.conversation import Conversation
 from app.engine_client import WorkerDied, WorkerEvent
 from app.history import HistoryError, MadeWith, State
-from app.load_choices import LoadChoice, recall
+from app.load_choices import load_request
 from app.models import display_name
 from app.render import safe_text
 from app.services import Services
@@ -148,7 +148,7 @@ class TalkingScreen(Screen[None]):
             case protocol.LoadProgress():
                 percent = f"{event.stage} {event.fraction:.0%}"
                 self._header.show("loading", percent)
-            case protocol.Loaded():
+            case protocol.Loaded() if self._is_ours(event.model):
                 self._hear_loaded(event)
             case protocol.Unloaded():
                 self._header.show("ready", "asleep; a message wakes it")
@@ -199,11 +199,11 @@ class TalkingScreen(Screen[None]):
             )
 
     async def _hear_failed(self, failed: protocol.Failed) -> None:
-        if failed.id is None and self._header.state in {"starting", "loading"}:
+        if self._is_ours(failed.model):
             await self._hear_not_loaded(failed)
-        elif failed.id is None:
+        elif failed.id is None and not failed.model:
             await self._tell(failed.message)
-        elif self._is_current(failed.id):
+        elif failed.id is not None and self._is_current(failed.id):
             await self._end_reply("failed")
             self._header.show("ready")
             full = failed.kind == "ContextFullError"
@@ -224,12 +224,7 @@ class TalkingScreen(Screen[None]):
     # --- the rest -----------------------------------------------------------------------------
 
     def _load(self) -> None:
-        settings = self._services.settings
-        chosen = recall(self.model) or LoadChoice(settings.device, settings.context)
-        load = protocol.Load(
-            str(self.model), chosen.device, chosen.context, chosen.force, chosen.kv_bits
-        )
-        self._services.engine.send(load)
+        self._services.engine.send(load_request(self.model, self._services.settings))
 
     def _open(self, chat: int | None) -> Conversation:
         """A chat goes on as its last reply was made, a new one as the settings say."""
@@ -279,6 +274,10 @@ class TalkingScreen(Screen[None]):
 
     def _is_current(self, reply: int) -> bool:
         return self._conversation.reply is not None and self._conversation.reply.id == reply
+
+    def _is_ours(self, folder: str) -> bool:
+        """Whether a load was this chat's: for a while another model may be in its place."""
+        return folder == str(self.model)
 
     def _show_readings(self, readings: Readings) -> None:
         self._readings = readings

@@ -17,7 +17,7 @@ from app.widgets.stream import PacedStream
 
 CUT_OFF = "interrupted: the program ended while this was written"
 
-What = Literal["copy", "code", "edit", "again", "delete", "previous", "next"]
+What = Literal["copy", "code", "edit", "again", "compare", "delete", "previous", "next"]
 
 
 def _markdown_parser() -> MarkdownIt:
@@ -33,6 +33,7 @@ class Turn(Vertical, can_focus=True):
         Binding("c", "wish('code')", "Copy code"),
         Binding("e", "wish('edit')", "Edit"),
         Binding("r", "wish('again')", "Again", show=False),
+        Binding("a", "wish('compare')", "A/B"),
         Binding("d", "wish('delete')", "Delete", show=False),
         Binding("left", "wish('previous')", "Other branch", key_display="← →"),
         Binding("right", "wish('next')", "Next branch", show=False),
@@ -64,6 +65,8 @@ class Turn(Vertical, can_focus=True):
         match parameters:
             case ("edit",):
                 return self.record.role == "user"
+            case ("compare",):
+                return self.record.role == "assistant" and bool(self.record.content)
             case ("code",):
                 return "```" in self.text or "~~~" in self.text
             case ("previous" | "next",):
