@@ -5,19 +5,27 @@ takes seconds to import.
 """
 
 import contextlib
+import io
+import logging
 import os
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Before lm_eval is imported, and the hub's client with it: nothing about this machine is sent.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Its intervals would otherwise fork this process, which has torch's threads.
+os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
+import numpy as np
 import torch
+from jinja2 import TemplateError
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.evaluator import simple_evaluate
+from lm_eval.evaluator import evaluate
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.tasks import TaskManager
 
@@ -29,11 +37,20 @@ from engine.model import Model
 from engine.pruning import NO_PRUNING, Pruning
 from engine.tokenizer import Tokenizer
 
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+_SEED, _NUMPY_SEED = 0, 1234
+"""lm_eval's own, for tasks that shuffle or draw."""
+_RESAMPLES = 1_000
+"""Of figures whose error has no formula."""
 _DEFAULT_REPLY_TOKENS = 256
 """Of a task that says nothing: lm_eval's own default."""
 
 Scored = tuple[float, bool]
 """A continuation's log likelihood in nats, and whether it is the most likely one."""
+
+Listener = Callable[[int, int], None]
+"""Hears how many requests of how many are done."""
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 """The texts, and the ids of the context and of the continuation."""
@@ -52,8 +69,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         tokenizer: Tokenizer,
         pruning: Pruning = NO_PRUNING,
         kv_bits: KvBits = 16,
+        listener: Listener = lambda done, total: None,
     ) -> None:
         super().__init__()
+        self._listener = listener
         self._model = model
         self._text = tokenizer
         self._pruning = pruning
@@ -84,6 +103,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         # The last token of a sequence is only predicted; one more than the context may be given.
         sequences = [(before + after)[-self._longest - 1 :] for _, before, after in requests]
         found: list[Scored] = [(0.0, True)] * len(requests)
+        done = 0
         for same in same_length(sequences):
             size = max(1, BATCH_TOKENS // len(sequences[same[0]]))
             for start in range(0, len(same), size):
@@ -92,6 +112,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
                 logits = self._logits(tokens[:, :-1])  # [B, T - 1, V]
                 for index, row, ids in zip(chosen, logits, tokens, strict=True):
                     found[index] = _score(row, ids[-len(requests[index][2]) :])
+                done += len(chosen)
+                self._listener(done, len(requests))
         return found
 
     def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -127,7 +149,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         Raises UsageError for a task that wants replies drawn by chance, or longer ones than the
         context holds.
         """
-        return [self._generate(*request.args) for request in requests]
+        replies = []
+        for request in requests:
+            replies.append(self._generate(*request.args))
+            self._listener(len(replies), len(requests))
+        return replies
 
     def _generate(self, context: str, wishes: dict[str, Any]) -> str:
         options = normalize_gen_kwargs(wishes, _DEFAULT_REPLY_TOKENS)
@@ -160,47 +186,69 @@ def _score(logits: torch.Tensor, targets: torch.Tensor) -> Scored:
     return float(likelihood), bool((chances.argmax(-1) == targets).all())
 
 
-def run_harness(
-    names: Sequence[str],
-    model: Model,
-    tokenizer: Tokenizer,
-    folder: Path | None = None,
-    pruning: Pruning = NO_PRUNING,
-    kv_bits: KvBits = 16,
-) -> dict[str, dict[str, float]]:
-    """Every figure that lm_eval gives for each of its tasks, the members of a group apart.
+@dataclass(frozen=True)
+class HarnessTasks:
+    """Tasks that lm_eval knows, or that ``folder`` adds."""
 
-    ``folder`` has tasks of one's own: YAML files, in which paths are relative to it; they may name
-    Python functions, which are run. Raises UsageError for an unknown task, SourceError where
-    its data cannot be had.
-    """
-    adapter = HarnessModel(model, tokenizer, pruning, kv_bits)
-    with _within(folder):
-        manager = TaskManager(include_path=None if folder is None else str(Path.cwd()))
+    names: tuple[str, ...]
+    folder: Path | None
+    manager: TaskManager
+
+    @classmethod
+    def find(cls, names: Sequence[str], folder: Path | None = None) -> "HarnessTasks":
+        """Look tasks, groups or tags up by their names.
+
+        ``folder`` has tasks of one's own: YAML files, in which paths are relative to it; they may
+        name Python functions, which are run. Raises UsageError for an unknown task.
+        """
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"there is no folder {folder}")
+        with _quiet():
+            manager = TaskManager(include_path=None if folder is None else str(folder.absolute()))
         unknown = [name for name in names if not manager.match_tasks([name])]
         if unknown:
             raise UsageError(
                 f"lm_eval has no task {unknown[0]!r}; --task-path DIR adds tasks of your own"
             )
-        try:
-            found = simple_evaluate(
-                adapter, tasks=list(names), task_manager=manager, log_samples=False
-            )
-        except (OSError, ValueError) as error:
-            what = " ".join(str(error).split())
-            raise SourceError(f"a task cannot be read: {what}") from error
-    return {name: _figures(rows) for name, rows in found["results"].items()}
+        return cls(tuple(names), folder, manager)
+
+    def run(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        pruning: Pruning = NO_PRUNING,
+        kv_bits: KvBits = 16,
+        listener: Listener = lambda done, total: None,
+    ) -> dict[str, dict[str, float]]:
+        """Every figure that lm_eval gives for each task, and for each group beside its members.
+
+        Shots, texts and seeds are the tasks' and lm_eval's own. Raises SourceError where a task or
+        its data cannot be read, UsageError for a task that this adapter cannot do.
+        """
+        adapter = HarnessModel(model, tokenizer, pruning, kv_bits, listener)
+        with _quiet(), contextlib.chdir(self.folder or Path.cwd()):
+            random.seed(_SEED)
+            np.random.seed(_NUMPY_SEED)
+            try:
+                loaded = self.manager.load(list(self.names))
+                for task in loaded["tasks"].values():
+                    if task.get_config("num_fewshot") is None:
+                        task.set_config(key="num_fewshot", value=0)
+                    task.set_fewshot_seed(seed=_NUMPY_SEED)
+                found = evaluate(adapter, loaded, bootstrap_iters=_RESAMPLES, log_samples=False)
+            except (OSError, ValueError, KeyError, TemplateError) as error:
+                what = " ".join(str(error).split())
+                raise SourceError(
+                    f"{', '.join(self.names)} cannot be run: {what} ({type(error).__name__})"
+                ) from error
+        return {name: _figures(rows) for name, rows in found["results"].items()}
 
 
 @contextlib.contextmanager
-def _within(folder: Path | None) -> Iterator[None]:
-    """In ``folder``, since the paths in its tasks are relative to it."""
-    if folder is None:
-        yield
-        return
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}")
-    with contextlib.chdir(folder):
+def _quiet() -> Iterator[None]:
+    """lm_eval and its libraries draw bars and print, some of it on standard output."""
+    sink = io.StringIO()
+    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         yield
 
 

@@ -5,6 +5,7 @@ the needle a sentence with a number in it.
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _LENGTHS = (0.125, 0.25, 0.5, 0.75, 1.0)
 """As shares of the longest prompt."""
 _REPLY_ROOM = 64
 """Tokens of the context that no prompt takes."""
+_SHORTEST = 1024
+"""In less, the shortest prompts would have no room for a haystack."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,11 @@ def recall_grid(
 ) -> RecallGrid:
     """Measure every length and depth in a context of ``longest`` tokens.
 
-    ``listener`` hears of each cell before it is measured.
+    ``listener`` hears of each cell before it is measured. Raises UsageError for a context in which
+    there is no far away.
     """
+    if longest < _SHORTEST:
+        raise UsageError(f"the needle needs a context of {_SHORTEST} tokens, not {longest}")
     lengths = tuple(int(share * (longest - _REPLY_ROOM)) for share in _LENGTHS)
 
     def cell(length: int, depth: float) -> float:
@@ -111,6 +117,7 @@ def _demo_needles(length: int, depth: float) -> list[Needle]:
     return [Needle(item.messages, item.answer) for item in items]
 
 
+_END = re.compile(r"[.!?](?=\s)|\n")
 _OWNERS = ("Ada", "Boris", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Ida", "Jonas")
 _TELL = "The secret number of {owner} is {number}."
 _ASK = (
@@ -145,10 +152,10 @@ class TextHaystack:
         start = rng.randrange(len(self._ids) - room + 1)
         # Cut into words and put together again, a piece may have a few tokens more than before.
         while True:
-            piece = self._tokenizer.decode(self._ids[start : start + max(0, room)])
+            piece = self._tokenizer.decode(self._ids[start : start + room])
             messages = _question(_insert(piece, told, depth), owner)
             excess = len(self._tokenizer.encode_turns(messages)) - length
-            if excess <= 0 or room <= 0:
+            if excess <= 0:
                 return Needle(messages, number)
             room -= excess
 
@@ -158,11 +165,8 @@ def _question(text: str, owner: str) -> list[dict[str, str]]:
 
 
 def _insert(text: str, told: str, depth: float) -> str:
-    """``told`` between two sentences of ``text``, those nearest to ``depth``."""
-    ends = [0, *(match for match in _sentence_ends(text)), len(text)]
-    at = min(ends, key=lambda end: abs(end - depth * len(text)))
-    return f"{text[:at]} {told} {text[at:]}".strip()
-
-
-def _sentence_ends(text: str) -> list[int]:
-    return [at + 1 for at in range(len(text) - 1) if text[at] in ".!?" and text[at + 1].isspace()]
+    """``told`` between two sentences or lines of ``text``, nearest to ``depth``; what is left of
+    a sentence at the end goes."""
+    ends = [0, *(match.end() for match in _END.finditer(text))]
+    at = min(ends, key=lambda end: abs(end - depth * ends[-1]))
+    return f"{text[:at]} {told} {text[at : ends[-1]]}".strip()

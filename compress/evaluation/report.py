@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from engine.manifest import is_compressed, read_manifest
 from engine.model import Model
 from engine.pruning import NO_PRUNING, OdpPruning, Pruning
 from engine.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from compress.evaluation.harness import HarnessTasks
 
 PruningMode = Literal["odp", "off"]
 HARNESS = "harness:"
@@ -88,6 +91,7 @@ def evaluate(
     Raises UsageError, SourceError, CheckpointError, DiskFullError.
     """
     _check_tasks(folder, scope)
+    harness = _find_harness(scope, listener)
     pruning = pruning_of(folder, scope.pruning)
     windows = _windows(folder, scope)
     reference = None
@@ -111,7 +115,7 @@ def evaluate(
         perplexity=measured.perplexity,
         tokens=measured.tokens,
         prune_ratio=measured.prune_ratio,
-        tasks=_tasks(folder, model, scope, pruning, listener),
+        tasks=_tasks(folder, model, scope, pruning, harness, listener),
         token_by_token=stepwise,
         recall_grid=_grid(folder, model, scope, pruning, listener),
         against=against,
@@ -119,7 +123,12 @@ def evaluate(
 
 
 def _tasks(
-    folder: Path, model: Model, scope: Scope, pruning: Pruning, listener: Listener
+    folder: Path,
+    model: Model,
+    scope: Scope,
+    pruning: Pruning,
+    harness: "HarnessTasks | None",
+    listener: Listener,
 ) -> dict[str, dict[str, float]]:
     """Of every task but the needle."""
     tokenizer = Tokenizer.from_folder(folder)
@@ -128,12 +137,13 @@ def _tasks(
         if task in scope.own_tasks:
             listener(task)
             found[task] = run_task(task, model, tokenizer, pruning, scope.kv_bits)
-    if scope.harness_tasks:
-        listener("loading lm-evaluation-harness")
-        from compress.evaluation.harness import run_harness
-
-        rows = run_harness(
-            scope.harness_tasks, model, tokenizer, scope.task_folder, pruning, scope.kv_bits
+    if harness is not None:
+        rows = harness.run(
+            model,
+            tokenizer,
+            pruning,
+            scope.kv_bits,
+            lambda done, total: listener(f"harness: {done} of {total} requests"),
         )
         found |= {f"{HARNESS}{name}": figures for name, figures in rows.items()}
     return found
@@ -166,8 +176,18 @@ def _check_tasks(folder: Path, scope: Scope) -> None:
             f"{' and '.join(DEMO_TASKS)} ask about the demo's small world; this model is another "
             "one"
         )
-    if scope.harness_tasks and find_spec("lm_eval") is None:
+
+
+def _find_harness(scope: Scope, listener: Listener) -> "HarnessTasks | None":
+    """lm_eval's tasks, None where none is wanted. Raises UsageError."""
+    if not scope.harness_tasks:
+        return None
+    if find_spec("lm_eval") is None:
         raise UsageError(f"{HARNESS} tasks need lm-evaluation-harness: pip install 'mc-chat[eval]'")
+    listener("loading lm-evaluation-harness")
+    from compress.evaluation.harness import HarnessTasks
+
+    return HarnessTasks.find(scope.harness_tasks, scope.task_folder)
 
 
 def _windows(folder: Path, scope: Scope) -> Tensor:
