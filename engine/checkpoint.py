@@ -127,7 +127,11 @@ def read_layer(
             name: file.packed(f"attention.{name}", shape)
             for name, shape in attention_shapes(config, group_size).items()
         },
-        experts=PackedExperts(file.arena(config, manifest.layers[index].expert_bits, group_size)),
+        experts=PackedExperts(
+            file.arena(
+                config, manifest.layers[index].expert_bits, group_size, manifest.recipe.rotated
+            )
+        ),
         rest=rest,
         router=None if router is None else file.packed("router", router),
     )

@@ -80,7 +80,7 @@ class PackedExperts:
         """Lay the matrices of all experts into a new arena."""
         first = experts[0]["gate"].shape
         bits = tuple(expert["gate"].shape.bits for expert in experts)
-        layout = arena_layout(bits, first.columns, first.rows, first.group_size)
+        layout = arena_layout(bits, first.columns, first.rows, first.group_size, first.rotated)
         matrices = [expert[name] for expert in experts for name in MATRICES]
         slots = [slot for expert_slots in layout.slots for slot in expert_slots]
         if [matrix.shape for matrix in matrices] != [slot.shape for slot in slots]:

@@ -8,7 +8,9 @@ Codes are stored as bit-planes of 1 or 2 bits in 32-bit words. A word holds 32 (
     scale  float16 [O/32, I / group, 32]
     zero   float16 [O/32, I / group, 32]               absent at 1 bit, where it is always 1/2
 
-so one SIMD or GPU lane owns one row and no sum ever crosses lanes. Planes follow each other from
+so one SIMD or GPU lane owns one row and no sum ever crosses lanes. A rotated matrix multiplies
+inputs that were turned group by group (`engine.hadamard`); its zero point is the middle of the
+codes, (2^bits - 1) / 2, at every width, and never stored. Planes follow each other from
 the low bits to the high ones. Rows are padded to a multiple of 32; words never straddle a group.
 The planner and the engine both count bytes with this file.
 """
@@ -22,6 +24,8 @@ TILE_ROWS = 32
 WORD_BITS = 32
 SCALE_BYTES = 2
 EXPERT_WIDTHS = (1, 2, 3)
+ROTATED_GROUPS = (32, 64, 128)
+"""Sizes of groups whose inputs can be turned."""
 
 Matrix = Literal["gate", "up", "down"]
 MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
@@ -46,16 +50,20 @@ def planes(bits: int) -> tuple[int, ...]:
 class PackedShape:
     """Size of one packed matrix: ``rows`` outputs, ``columns`` inputs, ``bits`` per code.
 
-    Raises UsageError when the columns do not divide into groups, or the groups into words.
+    Raises UsageError when the columns do not divide into groups, the groups into words, or groups
+    of this size cannot be rotated.
     """
 
     rows: int
     columns: int
     bits: int
     group_size: int
+    rotated: bool = False
 
     def __post_init__(self) -> None:
         planes(self.bits)
+        if self.rotated and self.group_size not in ROTATED_GROUPS:
+            raise UsageError(f"groups of {self.group_size} cannot be rotated; use {ROTATED_GROUPS}")
         if self.group_size < 1 or self.group_size % WORD_BITS or self.columns % self.group_size:
             raise UsageError(
                 f"{self.columns} inputs do not divide into groups of {self.group_size} "
@@ -84,8 +92,8 @@ class PackedShape:
 
     @property
     def zeros(self) -> int:
-        """Number of stored zero points; none at 1 bit."""
-        return 0 if self.bits == 1 else self.scales
+        """Number of stored zero points; none at 1 bit or where the matrix is rotated."""
+        return 0 if self.bits == 1 or self.rotated else self.scales
 
     @property
     def code_bytes(self) -> int:
@@ -136,6 +144,16 @@ class ArenaLayout:
         return (self.scales + self.zeros) * SCALE_BYTES
 
     @property
+    def group_size(self) -> int:
+        """Weights that share a scale."""
+        return self.slots[0][0].shape.group_size
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the experts' matrices are."""
+        return self.slots[0][0].shape.rotated
+
+    @property
     def widest(self) -> int:
         """Bits of the widest matrix."""
         return max(slot.shape.bits for expert in self.slots for slot in expert)
@@ -146,7 +164,11 @@ class ArenaLayout:
 
 
 def arena_layout(
-    expert_bits: tuple[int, ...], hidden_size: int, intermediate_size: int, group_size: int
+    expert_bits: tuple[int, ...],
+    hidden_size: int,
+    intermediate_size: int,
+    group_size: int,
+    rotated: bool = False,
 ) -> ArenaLayout:
     """Lay out the experts of one layer, expert k at ``expert_bits[k]`` bits."""
     slots = []
@@ -155,7 +177,7 @@ def arena_layout(
         expert = []
         for matrix in MATRICES:
             rows, columns = matrix_shape(matrix, hidden_size, intermediate_size)
-            shape = PackedShape(rows, columns, bits, group_size)
+            shape = PackedShape(rows, columns, bits, group_size, rotated)
             expert.append(Slot(shape, codes, scales, zeros))
             codes += shape.code_words
             scales += shape.scales

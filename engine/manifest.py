@@ -78,7 +78,8 @@ class Recipe:
     """Everything that decided the codes. ``bits`` is the requested mean width of the experts,
     ``samples`` windows of ``window`` tokens calibrated it. ``notes`` says what was rounded or
     dropped (a budget that is not a multiple of 1/experts, a constraint that cannot hold);
-    ``error`` whether eps was measured at the block's or the model's output."""
+    ``error`` whether eps was measured at the block's or the model's output; ``rotated`` whether the
+    experts' matrices are (see `engine.layout`)."""
 
     bits: float
     quantizer: str
@@ -95,6 +96,7 @@ class Recipe:
     error: str = "block"
     router_bits: int = FULL_BITS
     head_bits: int = FULL_BITS
+    rotated: bool = False
 
     @property
     def rest(self) -> RestBits:
@@ -102,11 +104,14 @@ class Recipe:
         return RestBits(self.router_bits, self.head_bits)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in `mc.json`: who knows nothing of packed routers and heads can read what has none."""
+        """As in `mc.json`: who knows nothing of packed routers and heads, or of rotated experts,
+        can read what has none."""
         packed = dataclasses.asdict(self)
         for name in ("router_bits", "head_bits"):
             if packed[name] == FULL_BITS:
                 del packed[name]
+        if not self.rotated:
+            del packed["rotated"]
         return packed
 
 
@@ -320,7 +325,9 @@ def _check_shape(path: Path, manifest: Manifest, config: ModelConfig) -> None:
     queries = config.num_heads * config.head_dim
     try:
         for columns in (config.hidden_size, config.intermediate_size, queries):
-            PackedShape(1, columns, DENSE_BITS, manifest.recipe.group_size)
+            PackedShape(
+                1, columns, DENSE_BITS, manifest.recipe.group_size, manifest.recipe.rotated
+            )
     except UsageError:
         raise CheckpointError(
             f"{path} describes groups of {manifest.recipe.group_size} weights, into which the "

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import UsageError
+from engine.hadamard import rotate
 from engine.layout import TILE_ROWS, PackedShape, planes
 
-ONE_BIT_ZERO = 0.5
-"""The zero point of every 1-bit group: codes 0 and 1 stand for -scale/2 and +scale/2."""
+
+def centre(bits: int) -> float:
+    """The zero point where none is stored, the middle of the codes: at 1 bit codes 0 and 1 stand
+    for -scale/2 and +scale/2."""
+    return ((1 << bits) - 1) / 2
 
 
 PackedArrays = tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint16]]
@@ -23,12 +27,13 @@ PackedArrays = tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint16]]
 def packed_arrays(codes: Tensor, scales: Tensor, zeros: Tensor) -> PackedArrays:
     """View int32 codes and float16 scales and zeros, all on a CPU, without a copy.
 
-    A plain tuple: numba's cache on disk cannot be read once a class that it names has moved.
+    Where no zeros are stored, the scales stand in for them: an address that can be read. A plain
+    tuple: numba's cache on disk cannot be read once a class that it names has moved.
     """
     return (
         codes.numpy().view(np.uint32),
         scales.numpy().view(np.uint16),
-        zeros.numpy().view(np.uint16),
+        (zeros if len(zeros) else scales).numpy().view(np.uint16),
     )
 
 
@@ -37,7 +42,7 @@ class PackedMatrix:
     """A matrix W [O, I] = (q - zero) * scale, in the tile layout of `engine.layout`.
 
     ``codes`` int32 [shape.code_words], ``scales`` float16 [shape.scales], ``zeros`` float16
-    [shape.zeros] (empty at 1 bit).
+    [shape.zeros] (empty at 1 bit). Where the shape is rotated, W multiplies rotated inputs.
     """
 
     shape: PackedShape
@@ -52,17 +57,23 @@ class PackedMatrix:
 
 
 def pack(
-    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group_size: int
+    codes: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    bits: int,
+    group_size: int,
+    rotated: bool = False,
 ) -> PackedMatrix:
     """Pack ``codes`` uint8 [O, I] with ``scale`` and ``zero`` [O, G], rounded to float16.
 
-    ``zero`` is None exactly at 1 bit, where it is always 1/2. Raises UsageError when the codes do
-    not fit the width or the inputs do not divide into groups.
+    ``zero`` is None exactly where it is the middle of the codes: at 1 bit, and where the matrix is
+    ``rotated``. Raises UsageError when the codes do not fit the width or the inputs do not divide
+    into groups.
     """
     rows, columns = codes.shape
-    shape = PackedShape(rows, columns, bits, group_size)
-    if (zero is None) != (bits == 1):
-        raise UsageError("a zero point per group is stored at 2 bits and more, never at 1 bit")
+    shape = PackedShape(rows, columns, bits, group_size, rotated)
+    if (zero is None) != (shape.zeros == 0):
+        raise UsageError("a zero point per group is stored exactly at 2 bits and more, unrotated")
     if codes.numel() and int(codes.max()) >= 1 << bits:
         raise UsageError(f"code {int(codes.max())} does not fit into {bits} bits")
     parts = []
@@ -93,18 +104,19 @@ def unpack_codes(matrix: PackedMatrix) -> Tensor:
 
 
 def group_parameters(matrix: PackedMatrix) -> tuple[Tensor, Tensor | None]:
-    """Scale and zero point of each group, float16 [O, G]; no zero points at 1 bit."""
+    """Scale and zero point of each group, float16 [O, G]; None where no zero points are stored."""
     scale = _from_tiles(matrix.scales, matrix.shape)
-    return scale, _from_tiles(matrix.zeros, matrix.shape) if matrix.shape.bits > 1 else None
+    return scale, _from_tiles(matrix.zeros, matrix.shape) if matrix.shape.zeros else None
 
 
 def dequantize(matrix: PackedMatrix) -> Tensor:
-    """The weights (q - zero) * scale, float32 [O, I]."""
+    """The weights (q - zero) * scale, float32 [O, I], of inputs that are not rotated."""
     shape = matrix.shape
     codes = unpack_codes(matrix).float().view(shape.rows, shape.groups, shape.group_size)
     scale, zero = group_parameters(matrix)  # [O, G]
-    offset = ONE_BIT_ZERO if zero is None else zero.float()[..., None]
-    return ((codes - offset) * scale.float()[..., None]).view(shape.rows, shape.columns)
+    offset = centre(shape.bits) if zero is None else zero.float()[..., None]
+    weights = ((codes - offset) * scale.float()[..., None]).view(shape.rows, shape.columns)
+    return rotate(weights, shape.group_size) if shape.rotated else weights
 
 
 def _pack_plane(values: Tensor, width: int, shape: PackedShape) -> Tensor:

@@ -90,9 +90,12 @@ class TensorFile:
             zeros=self._read(f"{prefix}.zeros", (shape.zeros,), (torch.float16,)),
         )
 
-    def arena(self, config: ModelConfig, bits: tuple[int, ...], group_size: int) -> Arena:
+    def arena(
+        self, config: ModelConfig, bits: tuple[int, ...], group_size: int, rotated: bool
+    ) -> Arena:
         """All experts, at these widths. Raises CheckpointError."""
-        layout = arena_layout(bits, config.hidden_size, config.intermediate_size, group_size)
+        hidden, inner = config.hidden_size, config.intermediate_size
+        layout = arena_layout(bits, hidden, inner, group_size, rotated)
         return Arena(
             layout=layout,
             codes=self._read("experts.codes", (layout.code_words,), (torch.int32,)),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from engine.errors import CheckpointError, UsageError
 from engine.layout import PackedShape
-from engine.packing import ONE_BIT_ZERO, PackedMatrix, group_parameters, pack, unpack_codes
+from engine.packing import PackedMatrix, centre, group_parameters, pack, unpack_codes
 
 HQQ_VERSION = "0.2.8"
 
@@ -85,7 +85,7 @@ def to_hqq(matrix: PackedMatrix) -> dict[str, Tensor]:
     packing = _PACKINGS[shape.bits]
     scale, zero = group_parameters(matrix)
     if zero is None:
-        zero = torch.full_like(scale, ONE_BIT_ZERO)
+        zero = torch.full_like(scale, centre(1))
     codes = unpack_codes(matrix).view(-1, shape.group_size)
     return {
         "W_q": _pack(codes, shape.bits, packing),
@@ -136,9 +136,9 @@ def from_hqq(state: Mapping[str, Tensor], name: str) -> PackedMatrix:
     groups = shape.rows * shape.groups
     scale = _halves(state, "scale", groups, name).view(shape.rows, shape.groups)
     zero = _halves(state, "zero", groups, name).view(shape.rows, shape.groups)
-    if shape.bits == 1 and not bool((zero == ONE_BIT_ZERO).all()):
+    if shape.bits == 1 and not bool((zero == centre(1)).all()):
         raise CheckpointError(
-            f"{name} has 1 bit and zero points other than {ONE_BIT_ZERO}, which cannot be kept; "
+            f"{name} has 1 bit and zero points other than {centre(1)}, which cannot be kept; "
             "quantize it to 2 bits"
         )
     codes = _unpack(words, shape.bits, packing)[:groups].reshape(shape.rows, shape.columns)

@@ -30,9 +30,16 @@ class Arena:
 
     @cached_property
     def table(self) -> Tensor:
-        """Width in bits and first code, scale and zero of each matrix, int64 [E, 3, 4]."""
+        """Width in bits and first code, scale and zero of each matrix, int64 [E, 3, 4].
+
+        The first zero is -1 where the arena is rotated and has none.
+        """
+        rotated = self.layout.rotated
         rows = [
-            [(slot.shape.bits, slot.codes, slot.scales, slot.zeros) for slot in expert]
+            [
+                (slot.shape.bits, slot.codes, slot.scales, -1 if rotated else slot.zeros)
+                for slot in expert
+            ]
             for expert in self.layout.slots
         ]
         return torch.tensor(rows, dtype=torch.int64, device=self.codes.device)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.grouping import run_by_expert
+from engine.hadamard import rotate
 from engine.kernels import Arena, loops
 from engine.kernels.lone import LoneProduct
 from engine.kernels.loops import Ints
@@ -34,17 +35,20 @@ class CpuKernels:
 
     def matmul(self, x: Tensor, matrix: PackedMatrix) -> Tensor:
         """Multiply x [T, I] with a packed matrix [O, I] to [T, O], in the type of x."""
-        packed = matrix.arrays
-        slot = np.array((matrix.shape.bits, 0, 0, 0))
-        return _matmul(x.float(), packed, slot, matrix.shape).to(x.dtype)
+        shape = matrix.shape
+        slot = np.array((shape.bits, 0, 0, -1 if shape.rotated else 0))
+        inputs = rotate(x.float(), shape.group_size) if shape.rotated else x.float()
+        return _matmul(inputs, matrix.arrays, slot, shape).to(x.dtype)
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Tensor:
         """Sum of the chosen experts' outputs; see `Kernels.experts`."""
         packed = arena.arrays
         table = arena.table.numpy()
+        inputs = turned(x.float(), arena.layout)
         if len(x) < FEW_TOKENS:
-            gate = arena.layout.slots[0][0].shape
-            return _few_tokens(x.float(), ids, weights.float(), packed, table, gate).to(x.dtype)
+            return _few_tokens(inputs, ids, weights.float(), packed, table, arena.layout).to(
+                x.dtype
+            )
 
         def run(expert: int, part: Tensor) -> Tensor:
             gate, up, down = (
@@ -52,9 +56,9 @@ class CpuKernels:
                 for index, slot in enumerate(arena.layout.slots[expert])
             )
             inner = F.silu(_matmul(part, *gate), inplace=True).mul_(_matmul(part, *up))
-            return _matmul(inner, *down)
+            return _matmul(turned(inner, arena.layout), *down)
 
-        return run_by_expert(x.float(), ids, weights, arena.num_experts, run).to(x.dtype)
+        return run_by_expert(inputs, ids, weights, arena.num_experts, run).to(x.dtype)
 
     def half_matmul(self, x: Tensor, weight: Tensor) -> Tensor:
         """Multiply x [T, I] with a 16-bit weight [O, I]; see `Kernels.half_matmul`."""
@@ -95,10 +99,16 @@ class CpuKernels:
         self.experts(x, ids, torch.ones(1, 1), arena)
 
 
+def turned(x: Tensor, layout: ArenaLayout) -> Tensor:
+    """Inputs [T, I] as the experts' matrices take them."""
+    return rotate(x, layout.group_size) if layout.rotated else x
+
+
 def _few_tokens(
-    x: Tensor, ids: Tensor, weights: Tensor, packed: PackedArrays, table: Ints, gate: PackedShape
+    x: Tensor, ids: Tensor, weights: Tensor, packed: PackedArrays, table: Ints, layout: ArenaLayout
 ) -> Tensor:
     """All slots of a few tokens, without grouping them by expert."""
+    gate = layout.slots[0][0].shape
     inputs = x.contiguous().numpy()
     chosen = ids.flatten().numpy()  # [T * K]
     scale = weights.flatten().numpy()
@@ -116,6 +126,7 @@ def _few_tokens(
             first, last, inputs, sums, chosen, packed, table, group, hidden
         ),
     )
+    hidden = turned(torch.from_numpy(hidden), layout).numpy()
     hidden_sums = loops.hidden_sums(hidden, chosen, group)
     _in_parts(
         gate.columns // TILE_ROWS,

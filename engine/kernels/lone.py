@@ -20,11 +20,12 @@ class LoneProduct:
     ) -> None:
         self._kept = x, packed, out
         codes, scales, zeros = (array.ctypes.data for array in packed)
+        first_zero = zeros + 2 * slot[3] if slot[3] >= 0 else 0
         self._linear = np.array(
             (
                 at.PACKED_WEIGHTS,
                 *(shape.rows, shape.columns, shape.bits, shape.group_size),
-                *(codes + 4 * slot[1], scales + 2 * slot[2], zeros + 2 * slot[3]),
+                *(codes + 4 * slot[1], scales + 2 * slot[2], first_zero),
             )
         )
         self._places = _places(max(at.COLUMN_BLOCK, shape.group_size))

@@ -47,8 +47,8 @@ def _tile_product(
 ) -> None:
     """out[n, r] = row ``tile * 32 + r`` of a packed matrix times x[token + n], n < ``count``.
 
-    ``slot``: bits, and the first code, scale and zero point of the matrix, which has ``tiles`` row
-    tiles; ``sums``: x summed by group; ``count``: one of TOKEN_BLOCKS.
+    ``slot``: bits, and the first code, scale and zero point (-1: none are stored) of the matrix,
+    which has ``tiles`` row tiles; ``sums``: x summed by group; ``count``: one of TOKEN_BLOCKS.
     """
     bits, first_code, first_scale, first_zero = slot[0], slot[1], slot[2], slot[3]
     codes, scales, zeros = packed
@@ -58,6 +58,7 @@ def _tile_product(
     for index in range(groups):
         position = tile * columns + index * group
         at = (tile * groups + index) * TILE
+        zero_at = first_zero + at if first_zero >= 0 else first_zero
         add_group(
             bits,
             count,
@@ -72,7 +73,7 @@ def _tile_product(
             scales,
             first_scale + at,
             zeros,
-            first_zero + at,
+            zero_at,
             sums,
             token * groups + index,
             groups,

@@ -18,6 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.layout import TILE_ROWS, WORD_BITS, planes
+from engine.packing import centre
 
 _I32 = ir.IntType(32)
 _F32 = ir.FloatType()
@@ -66,8 +67,8 @@ def add_group(
     ``count``, one of TOKEN_BLOCKS, tokens n; 32 rows r. The matrix's planes begin at codes[first]
     and take ``span`` words per bit of width; ``position`` inputs, of all tiles, lie before this
     group's. The inputs of token n begin at x[x_at + n * columns], their sum over the group is
-    sums[sums_at + n * groups]. ``scales`` and ``zeros`` are float16 seen as uint16; at 1 bit every
-    zero point is 1/2 and ``zeros`` is not read.
+    sums[sums_at + n * groups]. ``scales`` and ``zeros`` are float16 seen as uint16; where
+    ``zero_at`` is negative, and at 1 bit, zero points are the middle of the codes.
     """
     index = types.intp
     signature = types.void(
@@ -130,8 +131,7 @@ class _Group:
         totals = [cgutils.alloca_once_value(builder, zero) for _ in range(tokens * copies)]
         self._sum_codes(bits, tokens, totals)
         scale = _halves(builder, self.scales, self.scale_at)
-        half = ir.Constant(_FLOATS, [0.5] * TILE_ROWS)
-        offset = half if bits == 1 else _halves(builder, self.zeros, self.zero_at)
+        offset = self._offset(bits)
         for n in range(tokens):
             raw = builder.load(totals[n * copies])
             for more in totals[n * copies + 1 : (n + 1) * copies]:
@@ -143,6 +143,16 @@ class _Group:
             place = _intp(n * TILE_ROWS)
             before = _load(builder, self.out, place, _FLOATS)
             _store(builder, builder.fadd(before, scaled, flags=_FUSED), self.out, place)
+
+    def _offset(self, bits: int) -> Any:
+        """The zero points of all rows."""
+        builder, middle = self.builder, ir.Constant(_FLOATS, [centre(bits)] * TILE_ROWS)
+        if bits == 1:
+            return middle
+        stored = builder.icmp_signed(">=", self.zero_at, _intp(0))
+        # Always something that can be read: where no zeros are stored, the array is that of scales.
+        at = builder.select(stored, self.zero_at, self.scale_at)
+        return builder.select(stored, _halves(builder, self.zeros, at), middle)
 
     def _sum_codes(self, bits: int, tokens: int, totals: list[Any]) -> None:
         """Add code * x over the group to ``totals``, as many of them in turn as a token has."""

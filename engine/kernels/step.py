@@ -340,7 +340,7 @@ def _layer_row(layer: "Layer") -> Ints:
         at.EXPERT_ZEROS: arena.zeros,
     }.items():
         row[field] = tensor.data_ptr()
-    row[at.EXPERT_GROUP] = arena.layout.slots[0][0].shape.group_size
+    row[at.EXPERT_GROUP], row[at.ROTATED] = arena.layout.group_size, arena.layout.rotated
     return row
 
 

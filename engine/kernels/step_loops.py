@@ -24,6 +24,7 @@ from engine.kernels import step_memory as memory
 from engine.kernels import step_table as at
 from engine.kernels import step_vectors as vectors
 from engine.kernels.step_attention import attend, combine, own_attention, visible
+from engine.kernels.step_rotation import rotate
 from engine.kernels.step_work import (
     FLOAT,
     HALF,
@@ -141,6 +142,8 @@ def _route(model: Table, layer: Table, call: Table, index: int, phase: int, mine
         _choose(chances, model[at.EXPERTS], model[at.TOP_K], ids, shares)
         if model[at.TOP_K] == 2:
             _prune(model, call, index, ids, shares)
+        if layer[at.ROTATED]:
+            rotate(normed, model[at.HIDDEN], layer[at.EXPERT_GROUP])
         counts = model[at.COUNTS] + index * (model[at.EXPERTS] + 1) * INT
         for k in range(model[at.TOP_K]):
             slot = memory.int_at(ids, k) + 1
@@ -215,7 +218,7 @@ def _add_expert(
         memory.int_at(table, place),
         layer[at.EXPERT_CODES] + memory.int_at(table, place + 1) * 4,
         layer[at.EXPERT_SCALES] + memory.int_at(table, place + 2) * HALF,
-        layer[at.EXPERT_ZEROS] + memory.int_at(table, place + 3) * HALF,
+        0 if layer[at.ROTATED] else layer[at.EXPERT_ZEROS] + memory.int_at(table, place + 3) * HALF,
         (rows + TILE_ROWS - 1) // TILE_ROWS,
         columns,
         layer[at.EXPERT_GROUP],
@@ -238,16 +241,20 @@ def _bits(layer: Table, expert: int, matrix: int) -> int:
 
 @njit(**OPTIONS)
 def _gate_up(model: Table, layer: Table, index: int, phase: int, mine: int) -> None:
-    """silu(gate x) * (up x) of the experts that run."""
+    """silu(gate x) * (up x) of the experts that run, rotated where ``down`` is."""
     progress = model[at.PROGRESS] + phase * at.LINE * INT
-    total = (model[at.INNER] + TILE_ROWS - 1) // TILE_ROWS
+    # Tiles that are taken together: the rows that are rotated together.
+    unit = layer[at.EXPERT_GROUP] // TILE_ROWS if layer[at.ROTATED] else 1
+    total = (model[at.INNER] + unit * TILE_ROWS - 1) // (unit * TILE_ROWS)
     top_k, columns, group = model[at.TOP_K], model[at.HIDDEN], layer[at.EXPERT_GROUP]
     ids = model[at.IDS] + index * top_k * INT
     results, block = mine + model[at.RESULTS], block_of(group)
     while True:
-        first, last = take(progress, total, model[at.THREADS], at.TILES)
+        first, last = take(progress, total, model[at.THREADS], at.TILES // unit)
         if first == last:
             break
+        taken = last - first
+        first, last = first * unit, last * unit
         two = one = False
         for k in range(top_k):
             expert = memory.int_at(ids, k)
@@ -275,7 +282,9 @@ def _gate_up(model: Table, layer: Table, index: int, phase: int, mine: int) -> N
                 gate = results + 2 * k * size
                 out = model[at.ACTIVATIONS] + (k * model[at.INNER] + first * TILE_ROWS) * FLOAT
                 vectors.gated(gate, gate + size, count_rows, out)
-        done(progress, last - first)
+                if layer[at.ROTATED]:
+                    rotate(out, count_rows, group)
+        done(progress, taken)
     wait(model, phase, total)
 
 

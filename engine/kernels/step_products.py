@@ -42,6 +42,7 @@ from engine.kernels.step_vectors import (
     word_lanes,
 )
 from engine.layout import SCALE_BYTES, TILE_ROWS, WORD_BITS, planes
+from engine.packing import centre
 
 PERMUTING = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
 """Whether numba compiles for a machine with `vpermps` on 16 floats."""
@@ -99,7 +100,7 @@ def block_product(bits: int, permuting: bool = PERMUTING) -> Product:
     matrix begins at ``codes`` and has ``tiles`` row tiles and ``columns`` inputs. ``pairs`` and
     ``quads`` are the tables of these inputs for planes of 2 bits and of 1 bit (those that this
     width needs), ``sums`` their sums by group; ``scales`` and ``zeros`` are of these rows and
-    groups, the zeros not read at 1 bit.
+    groups. At 1 bit, and where ``zeros`` is 0, zero points are the middle of the codes.
     """
 
     def add(
@@ -122,6 +123,9 @@ def block_product(bits: int, permuting: bool = PERMUTING) -> Product:
         word = builder.add(builder.mul(tile, columns), start)
         # In bytes, from a group's scales to those of the next tile.
         next_scales = builder.mul(builder.udiv(columns, group), integer(TILE_ROWS * SCALE_BYTES))
+        stored = builder.icmp_unsigned("!=", zeros, integer(0))
+        # Always something that can be read.
+        zeros = builder.select(stored, zeros, scales)
         places = [integer(half * LANES) for half in range(_HALF_TILES)]
         results = [cgutils.alloca_once(builder, FLOATS) for _ in places]
         for result, place in zip(results, places, strict=True):
@@ -147,7 +151,9 @@ def block_product(bits: int, permuting: bool = PERMUTING) -> Product:
             total = splat_at(builder, sums, loop.index)
             for raw, result, place in zip(raws, results, places, strict=True):
                 at = builder.add(of_group, place)
-                zero = lanes(0.5) if bits == 1 else half_floats(builder, zeros, at)
+                zero = lanes(centre(bits))
+                if bits > 1:
+                    zero = builder.select(stored, half_floats(builder, zeros, at), zero)
                 value = fused(builder, builder.fneg(zero), total, raw)
                 add_to(builder, result, half_floats(builder, scales, at), value)
         for result, place in zip(results, places, strict=True):

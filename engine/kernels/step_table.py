@@ -14,12 +14,12 @@ FLOAT_WEIGHTS, HALF_WEIGHTS, BRAIN_WEIGHTS, PACKED_WEIGHTS = range(4)
 QUERY, KEY, VALUE, OUTPUT, ROUTER = (LINEAR_FIELDS * place for place in range(5))
 """Where a layer's dense layers begin in its row."""
 
-_LAYER_NAMES = range(5 * LINEAR_FIELDS, 5 * LINEAR_FIELDS + 12)
+_LAYER_NAMES = range(5 * LINEAR_FIELDS, 5 * LINEAR_FIELDS + 13)
 INPUT_NORM, POST_NORM, EXPERT_TABLE, *_EXPERT_ADDRESSES, LAYER_FIELDS = _LAYER_NAMES
-EXPERT_CODES, EXPERT_SCALES, EXPERT_ZEROS, EXPERT_GROUP, *_CACHE = _EXPERT_ADDRESSES
+EXPERT_CODES, EXPERT_SCALES, EXPERT_ZEROS, EXPERT_GROUP, ROTATED, *_CACHE = _EXPERT_ADDRESSES
 KEYS, VALUES, KEY_SCALES, VALUE_SCALES = _CACHE
-"""The rest of a layer's row; ``EXPERT_TABLE`` is the table of an `Arena`. The scales are 0 where
-keys and values are float32, and not int8."""
+"""The rest of a layer's row; ``EXPERT_TABLE`` is the table of an `Arena`, ``ROTATED`` whether that
+is, 1 or 0. The scales are 0 where keys and values are float32, and not int8."""
 
 HEAD = 0
 """Where the head begins in the row of the model."""

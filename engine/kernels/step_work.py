@@ -91,7 +91,7 @@ def add_tiles(
 ) -> None:
     """Add to ``out`` what ``count`` inputs from ``start`` on give the rows of some tiles.
 
-    Their tables and sums are in ``mine``.
+    Their tables and sums are in ``mine``; ``zeros`` is 0 where none are stored.
     """
     sums, pairs, quads = mine + model[at.SUMS], mine + model[at.PAIRS], mine + model[at.QUADS]
     groups = count // group
@@ -99,7 +99,7 @@ def add_tiles(
         place = (tile * columns + start) // group * TILE_ROWS * HALF
         rows = out + (tile - first) * TILE_ROWS * FLOAT
         where = codes, tiles, columns, tile, start, groups, group, pairs, quads
-        scaling = scales + place, zeros + place, sums, rows
+        scaling = scales + place, zeros + place if zeros else 0, sums, rows
         if bits == 1:
             _product_1(*where, *scaling)
         elif bits == 2:

@@ -11,6 +11,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from engine.checkpoint import PROJECTIONS, load_model, write_dense, write_layer
 from engine.config import ModelConfig
 from engine.experts import FloatExperts, PackedExperts
+from engine.hadamard import rotate
 from engine.layout import MATRICES
 from engine.linear import FloatLinear, Linear
 from engine.manifest import (
@@ -22,7 +23,7 @@ from engine.manifest import (
     Source,
     sha256_file,
 )
-from engine.packing import PackedMatrix, pack
+from engine.packing import PackedMatrix, centre, pack
 
 BASE = {
     "vocab_size": 96,
@@ -50,9 +51,18 @@ def save_tiny_mixtral(folder: Path, seed: int = 0, **changes: Any) -> MixtralFor
     return model
 
 
-def round_to_nearest(weight: Tensor, bits: int, group_size: int) -> PackedMatrix:
-    """Plain min-max rounding of a weight [O, I]; at 1 bit its signs and mean magnitudes."""
+def round_to_nearest(
+    weight: Tensor, bits: int, group_size: int, rotated: bool = False
+) -> PackedMatrix:
+    """Plain min-max rounding of a weight [O, I]; at 1 bit its signs and mean magnitudes. A rotated
+    one is rounded to a grid around zero."""
     rows, columns = weight.shape
+    if rotated:
+        groups = rotate(weight.float(), group_size).view(rows, -1, group_size)
+        scale = 2 * groups.abs().amax(dim=-1) / ((1 << bits) - 1)
+        levels = (groups / scale[..., None] + centre(bits)).round().clamp(0, (1 << bits) - 1)
+        codes = levels.to(torch.uint8).view(rows, columns)
+        return pack(codes, scale, None, bits, group_size, rotated)
     groups = weight.float().view(rows, -1, group_size)  # [O, G, group]
     if bits == 1:
         codes = (groups > 0).to(torch.uint8).view(rows, columns)

@@ -35,6 +35,7 @@ class Shape:
     head_bits: int = 16
     embed_type: torch.dtype = torch.bfloat16
     tied: bool = False
+    rotated: bool = False
 
     @property
     def config(self) -> ModelConfig:
@@ -72,7 +73,10 @@ def _layer(shape: Shape, index: int) -> Layer:
     experts = [
         {
             name: round_to_nearest(
-                _random(*matrix_shape(name, shape.hidden, shape.inner)), bits, shape.group
+                _random(*matrix_shape(name, shape.hidden, shape.inner)),
+                bits,
+                shape.group,
+                shape.rotated,
             )
             for name in MATRICES
         }

@@ -45,6 +45,13 @@ SHAPES = {
     "top 3 of 7": Shape(top_k=3, expert_bits=(1, 1, 2, 2, 3, 3, 4)),
     "only odd widths": Shape(expert_bits=(1, 3, 1)),
     "many inputs": Shape(hidden=1056, inner=1120, heads=2, head_dim=32, layers=1, vocab=5),
+    "rotated": Shape(rotated=True),
+    "rotated, groups of 64": Shape(
+        hidden=128, inner=192, heads=4, head_dim=32, group=64, rotated=True
+    ),
+    "rotated, groups of 128": Shape(
+        hidden=256, inner=640, heads=8, head_dim=32, group=128, layers=1, rotated=True
+    ),
     "many experts": Shape(expert_bits=(1,) * 40, inner=32),
 }
 

@@ -34,9 +34,17 @@ def work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def exact(matrix: PackedMatrix, codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
     """The weights in float64 from the codes, not through the packed form."""
-    group = matrix.shape.group_size
-    zeros = 0.5 if zero is None else zero.half().double().repeat_interleave(group, dim=1)
-    return (codes.double() - zeros) * scale.half().double().repeat_interleave(group, dim=1)
+    group, middle = matrix.shape.group_size, (2**matrix.shape.bits - 1) / 2
+    zeros = middle if zero is None else zero.half().double().repeat_interleave(group, dim=1)
+    weights = (codes.double() - zeros) * scale.half().double().repeat_interleave(group, dim=1)
+    return turned(weights, group) if matrix.shape.rotated else weights
+
+
+def turned(weights: Tensor, group: int) -> Tensor:
+    """Each group of columns times Sylvester's matrix, (-1)^(ones that i and j share)."""
+    ones = [[(i & j).bit_count() for j in range(group)] for i in range(group)]
+    matrix = (-1.0) ** torch.tensor(ones).double() / group**0.5
+    return (weights.view(len(weights), -1, group) @ matrix).flatten(1)
 
 
 def assert_near(found: Tensor, expected: Tensor) -> None:
@@ -49,22 +57,25 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(("rows", "columns", "group"), [(32, 32, 32), (70, 256, 128)])
 @pytest.mark.parametrize("tokens", [1, 7, 8, 19])
+@pytest.mark.parametrize("rotated", [False, True])
 def test_matmul(
-    kernels: Kernels, bits: int, rows: int, columns: int, group: int, tokens: int
+    kernels: Kernels, bits: int, rows: int, columns: int, group: int, tokens: int, rotated: bool
 ) -> None:
-    matrix, *parts = random_packed(rows, columns, bits, group, seed=bits)
+    matrix, *parts = random_packed(rows, columns, bits, group, bits, rotated)
     x = torch.randn(tokens, columns)
     found = kernels.matmul(x, matrix)
     assert found.dtype == torch.float32
     assert_near(found, x.double() @ exact(matrix, *parts).T)
 
 
-def random_experts(widths: tuple[int, ...]) -> tuple[PackedExperts, list[dict[Matrix, Tensor]]]:
+def random_experts(
+    widths: tuple[int, ...], rotated: bool = False
+) -> tuple[PackedExperts, list[dict[Matrix, Tensor]]]:
     """Packed experts and their weights in float64."""
     packed, weights = [], []
     for k, bits in enumerate(widths):
         made = {
-            name: random_packed(*matrix_shape(name, HIDDEN, INNER), bits, GROUP, seed=9 * k + i)
+            name: random_packed(*matrix_shape(name, HIDDEN, INNER), bits, GROUP, 9 * k + i, rotated)
             for i, name in enumerate(MATRICES)
         }
         packed.append({name: parts[0] for name, parts in made.items()})
@@ -90,8 +101,11 @@ def plain_experts(
 @pytest.mark.usefixtures("work")
 @pytest.mark.parametrize("tokens", [1, 2, 5, 40])
 @pytest.mark.parametrize("pruned", [False, True])
-def test_experts_of_mixed_widths(kernels: Kernels, tokens: int, pruned: bool) -> None:
-    experts, weights = random_experts((1, 2, 3, 2, 4))
+@pytest.mark.parametrize("rotated", [False, True])
+def test_experts_of_mixed_widths(
+    kernels: Kernels, tokens: int, pruned: bool, rotated: bool
+) -> None:
+    experts, weights = random_experts((1, 2, 3, 2, 4), rotated)
     torch.manual_seed(tokens)
     x = torch.randn(tokens, HIDDEN)
     ids = torch.stack([torch.randperm(5)[:2] for _ in range(tokens)])

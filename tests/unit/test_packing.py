@@ -12,15 +12,16 @@ WIDTHS = (1, 2, 3, 4, 8)
 
 
 def random_packed(
-    rows: int, columns: int, bits: int, group_size: int, seed: int = 0
+    rows: int, columns: int, bits: int, group_size: int, seed: int = 0, rotated: bool = False
 ) -> tuple[PackedMatrix, Tensor, Tensor, Tensor | None]:
     """A packed matrix and the codes, scales and zero points [O, G] it was made from."""
     draw = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 1 << bits, (rows, columns), generator=draw, dtype=torch.uint8)
     scale = torch.rand(rows, columns // group_size, generator=draw) * 0.1 + 0.01
     zero = torch.rand(rows, columns // group_size, generator=draw) * ((1 << bits) - 1)
-    stored_zero = None if bits == 1 else zero
-    return pack(codes, scale, stored_zero, bits, group_size), codes, scale, stored_zero
+    stored_zero = None if bits == 1 or rotated else zero
+    matrix = pack(codes, scale, stored_zero, bits, group_size, rotated)
+    return matrix, codes, scale, stored_zero
 
 
 @settings(max_examples=40, deadline=None)
@@ -84,7 +85,7 @@ def test_refuses_what_it_cannot_hold() -> None:
     scale = torch.ones(32, 1)
     with pytest.raises(UsageError, match="does not fit into 2 bits"):
         pack(codes, scale, scale, 2, 64)
-    with pytest.raises(UsageError, match="never at 1 bit"):
+    with pytest.raises(UsageError, match="exactly at 2 bits and more"):
         pack(codes.clamp(max=1), scale, scale, 1, 64)
     with pytest.raises(UsageError, match="do not divide into groups"):
         pack(codes, scale, scale, 3, 96)
