@@ -222,6 +222,9 @@ def _load_compressed(folder: Path, device: torch.device, listener: LoadListener)
         dense = reading_dense.result()
         embed = dense.rest["embed.weight"]
         dtype = torch.float32 if device.type == "cpu" else embed.dtype
+        if device.type == "cuda":
+            listener(0.0, "kernels")
+            _warm_gpu(device, manifest, config, dtype)
         layers = []
         for index, stored in enumerate(reading):
             listener(index / count, f"layer {index + 1} of {count}")
@@ -236,6 +239,19 @@ def _load_compressed(folder: Path, device: torch.device, listener: LoadListener)
     else:
         head = PackedLinear(dense.head)
     return Model(config, layers, embed, norm, head, dtype)
+
+
+def _warm_gpu(
+    device: torch.device, manifest: Manifest, config: ModelConfig, dtype: torch.dtype
+) -> None:
+    """Compile what a prompt and a step of the model will launch."""
+    try:
+        from engine.decoding.warming import Sizes, warm_prompts_and_steps
+    except ImportError:  # `engine.kernels.describe` tells
+        return
+    widest = tuple(max(layer.expert_bits) for layer in manifest.layers)
+    sizes = Sizes(config, dtype, widest, manifest.recipe.group_size)
+    warm_prompts_and_steps(sizes, device)
 
 
 def _layer(config: ModelConfig, index: int, stored: StoredLayer, dtype: torch.dtype) -> Layer:

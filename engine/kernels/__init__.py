@@ -78,7 +78,7 @@ class Kernels(Protocol):
         """Multiply x [T, I] with a weight [O, I] that is stored in 16 bits, whatever x is in."""
 
     def warm(self) -> None:
-        """Do now what the first call would otherwise wait for: compile."""
+        """Do now what the first call would otherwise wait for: compile, for any model."""
 
 
 def select(device: torch.device) -> Kernels:

@@ -47,6 +47,50 @@ for kernel in kernels[:1] + kernels[2:4]:  # four rows' words in one load
 """
 
 
+WARMING = """
+from dataclasses import replace
+import torch
+from engine import attention, kernels
+from engine.config import MIXTRAL_8X7B
+from engine.counters import Counters
+from engine.decoding import warming
+from engine.decoding.context import Context
+from engine.decoding.fused import TritonOperations
+from engine.decoding.state import DecodeState
+from engine.decoding.step import DecodeStep
+from engine.kernels.triton import prompt_attention
+from engine.kernels.triton.products import TritonKernels
+from engine.pruning import NO_PRUNING, OdpPruning
+from tests.triton_compile import compiling
+
+kernels._select = lambda kind: (TritonKernels(), "triton")
+attention._kernels = lambda kind: prompt_attention
+small = {"vocab_size": 64, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+config = replace(MIXTRAL_8X7B, **small, num_heads=4, num_kv_heads=2, max_context=4096)
+sizes = warming.Sizes(config, torch.bfloat16, (1,), 128)
+cpu = torch.device("cpu")
+with compiling(86) as compiled:
+    warming.warm_prompts_and_steps(sizes, cpu, (2, 17))
+    before = len(compiled)
+    assert before > 15, before
+    model = warming._stand_in(sizes, 1, cpu)
+    context = Context(model, 1111)
+    for pruning in (NO_PRUNING, OdpPruning((0.5,), (1.0,))):
+        for lengths in ([1, 1, 3], [17, 33], [40, 1, 19]):
+            context.forget()
+            for tokens in lengths:
+                context.forward([0] * tokens, pruning, Counters(model))
+    operations = TritonOperations(model)
+    DecodeStep(model, context.cache, DecodeState.allocate(model), operations).run()
+    assert len(compiled) == before, [kernel.name for kernel in compiled[before:]]
+"""
+
+
+def test_nothing_is_compiled_behind_the_warming() -> None:
+    """Prompts and caches of any length, and steps."""
+    run_compiler(WARMING)
+
+
 def test_rounding() -> None:
     run_compiler(ROUNDING)
 

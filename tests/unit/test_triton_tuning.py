@@ -105,6 +105,22 @@ def test_what_cannot_be_timed_now_is_tried_later(tmp_path: Path, trials: Trials)
     assert book.plan(WORK, nothing) == plans(WORK)[-1]
 
 
+def test_what_is_compiled_ahead_is_neither_timed_nor_chosen(tmp_path: Path, trials: Trials) -> None:
+    path = tmp_path / "gpu.json"
+    launched: list[Plan] = []
+    book = PlanBook(Findings(path, GPU), trials.fastest)
+    with book.compiling():
+        assert book.plan(WORK, launched.append) in plans(WORK)
+    assert launched == list(plans(WORK))
+    assert not trials.count
+    chosen = book.plan(WORK, nothing)
+    launched.clear()
+    later = PlanBook(Findings(path, GPU), trials.fastest)
+    with later.compiling():
+        assert later.plan(WORK, launched.append) == chosen
+    assert launched == [chosen], "no other one will be used"
+
+
 def test_a_cpu_takes_the_first_plan_and_times_nothing() -> None:
     launched: list[Plan] = []
     assert plan_book(torch.device("cpu")).plan(WORK, launched.append) == plans(WORK)[0]

@@ -42,7 +42,7 @@ class DecodeScratch:
         return cls(*(torch.zeros(size, device=device) for size in sizes))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _decode_part(
     q: tl.tensor,
     keys: tl.tensor,

@@ -105,7 +105,7 @@ def _put(
     tl.store(data + row * dim + high, second, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _rope_write(
     q: tl.tensor,
     k: tl.tensor,

@@ -101,7 +101,7 @@ def _product(
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _matmul(
     x: tl.tensor,
     codes: tl.tensor,

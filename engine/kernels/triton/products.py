@@ -54,4 +54,4 @@ class TritonKernels:
         return out
 
     def warm(self) -> None:
-        """Nothing yet."""
+        """Nothing: programs are compiled for the sizes of a model, by `engine.decoding.warming`."""

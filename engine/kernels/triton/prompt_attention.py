@@ -22,7 +22,7 @@ _LOG2E: tl.constexpr = tl.constexpr(math.log2(math.e))
 _LN2: tl.constexpr = tl.constexpr(math.log(2))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "start"])
 def _flash(
     q: tl.tensor,
     keys: tl.tensor,
@@ -152,7 +152,7 @@ def flash_prefill(
     return out, lse
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _received(
     q: tl.tensor,
     keys: tl.tensor,

@@ -8,7 +8,8 @@ nothing is timed and the first plan is taken.
 import hashlib
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,16 @@ class PlanBook:
         self._kept = kept
         self._fastest = fastest
         self._chosen: dict[Work, Plan] = {}
+        self._compiling = False
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Meanwhile every plan that may be chosen is launched, so compiled, and none is chosen."""
+        self._compiling = True
+        try:
+            yield
+        finally:
+            self._compiling = False
 
     def plan(self, work: Work, launch: Launch) -> Plan:
         """The plan for ``work``; ``launch`` does it, and may be called again and again."""
@@ -44,6 +55,8 @@ class PlanBook:
         if chosen is not None:
             return chosen
         candidates = plans(work)
+        if self._compiling:
+            return self._compiled(work, launch, candidates)
         if self._kept is None or len(candidates) == 1:
             chosen = candidates[0]
         else:
@@ -56,14 +69,32 @@ class PlanBook:
     def _known_or_fastest(
         self, kept: Findings, work: Work, launch: Launch, candidates: Sequence[Plan]
     ) -> Plan | None:
-        name = " ".join(str(part) for part in astuple(work))
-        for plan in candidates:
-            if list(astuple(plan)) == kept.get(name):
-                return plan
+        known = _known(kept, work, candidates)
+        if known is not None:
+            return known
         found = self._fastest(launch, candidates)
         if found is not None:
-            kept.keep(name, list(astuple(found)))
+            kept.keep(_name(work), list(astuple(found)))
         return found
+
+    def _compiled(self, work: Work, launch: Launch, candidates: Sequence[Plan]) -> Plan:
+        """Any plan, after all that may be chosen were launched."""
+        if self._kept is None:
+            return candidates[0]
+        known = _known(self._kept, work, candidates)
+        for plan in candidates if known is None else [known]:
+            launch(plan)
+        return known or candidates[0]
+
+
+def _name(work: Work) -> str:
+    return " ".join(str(part) for part in astuple(work))
+
+
+def _known(kept: Findings, work: Work, candidates: Sequence[Plan]) -> Plan | None:
+    """The plan that an earlier process chose, if it still is one."""
+    found = kept.get(_name(work))
+    return next((plan for plan in candidates if list(astuple(plan)) == found), None)
 
 
 @cache

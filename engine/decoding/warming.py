@@ -1,0 +1,120 @@
+"""Compiles for a GPU what the first prompt and the first token of a model will launch.
+
+While the model's files are read, a stand-in of one layer, with its sizes and nothing but zeros, is
+given prompts of every length that is multiplied in a way of its own, and a step. Kernels are tried
+against each other later, with the model itself and nothing else under way.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engine.attention import Attention
+from engine.budget import PREFILL_CHUNK
+from engine.config import ModelConfig
+from engine.counters import Counters
+from engine.decoding.context import Context
+from engine.decoding.fused import TritonOperations
+from engine.decoding.state import DecodeState
+from engine.decoding.step import DecodeStep
+from engine.experts import PackedExperts
+from engine.kernels import Arena
+from engine.kernels.triton.tuning import plan_book
+from engine.layout import ArenaLayout, PackedShape, arena_layout
+from engine.linear import FloatLinear, PackedLinear
+from engine.manifest import DENSE_BITS
+from engine.model import Layer, Model, Norm
+from engine.packing import PackedMatrix
+from engine.pruning import NO_PRUNING, OdpPruning, Pruning
+
+_CAPACITY = PREFILL_CHUNK["cuda"] + 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What kernels are compiled for, of one model: ``dtype`` of the activations, the ``widest``
+    expert of each layer in bits."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    widest: tuple[int, ...]
+    group_size: int
+
+
+def warm_prompts_and_steps(
+    sizes: Sizes,
+    device: torch.device,
+    prompts: Iterable[int] = (2, 5, 40, 200, PREFILL_CHUNK["cuda"]),
+) -> None:
+    """Compile now, in seconds the first time, from a cache on disk later.
+
+    ``prompts`` are lengths, in tokens; these stand for all that there are at the sizes of Mixtral.
+    """
+    prunings: list[Pruning] = [NO_PRUNING]
+    if sizes.config.top_k == 2:
+        prunings.append(OdpPruning((0.5,), (float("inf"),)))
+    for widest in sorted(set(sizes.widest)):
+        model = _stand_in(sizes, widest, device)
+        context = Context(model, _CAPACITY)
+        for pruning in prunings:
+            for tokens in prompts:
+                context.forget()
+                context.forward([0] * tokens, pruning, Counters(model))
+        state = DecodeState.allocate(model)
+        step = DecodeStep(model, context.cache, state, TritonOperations(model))
+        with torch.inference_mode(), plan_book(device).compiling():
+            step.run()
+
+
+def _stand_in(sizes: Sizes, widest: int, device: torch.device) -> Model:
+    """One layer of zeros, all experts ``widest`` bits wide."""
+    config = replace(sizes.config, num_layers=1)
+    hidden, group_size = config.hidden_size, sizes.group_size
+    queries, keys = (heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads))
+
+    def floats(*size: int) -> Tensor:
+        return torch.zeros(size, dtype=sizes.dtype, device=device)
+
+    def packed(rows: int, columns: int) -> PackedLinear:
+        shape = PackedShape(rows, columns, DENSE_BITS, group_size)
+        buffers = _buffers(shape.code_words, shape.scales, shape.zeros, device)
+        return PackedLinear(PackedMatrix(shape, *buffers))
+
+    norm = Norm(floats(hidden), config.rms_norm_eps)
+    embed = floats(config.vocab_size, hidden)
+    layer = Layer(
+        index=0,
+        input_norm=norm,
+        attention=Attention(
+            packed(queries, hidden),
+            packed(keys, hidden),
+            packed(keys, hidden),
+            packed(hidden, queries),
+            head_dim=config.head_dim,
+            window=config.sliding_window,
+        ),
+        post_norm=norm,
+        router=FloatLinear(floats(config.num_experts, hidden)),
+        experts=PackedExperts(_arena(config, widest, group_size, device)),
+        top_k=config.top_k,
+    )
+    return Model(config, [layer], embed, norm, FloatLinear(embed), sizes.dtype)
+
+
+def _arena(config: ModelConfig, widest: int, group_size: int, device: torch.device) -> Arena:
+    """All experts of a layer in the memory of one."""
+    one = arena_layout((widest,), config.hidden_size, config.intermediate_size, group_size)
+    layout = ArenaLayout(one.slots * config.num_experts, one.code_words, one.scales, one.zeros)
+    return Arena(layout, *_buffers(one.code_words, one.scales, one.zeros, device))
+
+
+def _buffers(
+    codes: int, scales: int, zeros: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.zeros(codes, dtype=torch.int32, device=device),
+        torch.zeros(scales, dtype=torch.float16, device=device),
+        torch.zeros(zeros, dtype=torch.float16, device=device),
+    )
