@@ -46,6 +46,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("gauges", ENGINE, "show or hide the gauges", "screen.gauges", "gauges"),
     Command("map", ENGINE, "the experts, and which of them run", "app.map", "map"),
     Command("models", ENGINE, "load, verify, remove or make models", "app.models", "models"),
+    Command(
+        *("ownmodel", ENGINE, "load the model that the chat was held with"),
+        *("screen.own_model", "own_model"),
+    ),
     Command("sleep", ENGINE, "free the memory until the next message", "app.sleep", "sleep"),
     Command("restart", ENGINE, "restart the engine", "screen.restart", "restart"),
     Command(

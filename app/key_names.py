@@ -11,6 +11,7 @@ ACTIONS: dict[str, str] = {
     "stronger": "f9",
     "gauges": "f3",
     "models": "f4",
+    "own_model": "f10",
     "map": "ctrl+l",
     "sleep": "f12",
     "answering": "f5",

@@ -1,20 +1,26 @@
 """What the keys of the chat do beside its messages: stop, prune, switch chats, open other pages."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 from textual import work
 from textual.binding import Binding, BindingType
 
+from app import models
 from app.history import HistoryError
+from app.key_names import ACTIONS
+from app.key_words import keys_words
+from app.models import display_name
 from app.pruning_words import pruning_of, stepped
 from app.render import safe_text
 from app.screens.answering import Answering, AnsweringScreen
 from app.screens.chat_messages import MessagesScreen
 from app.screens.chats import ChatsScreen
+from app.widgets.gauge import Readings
 from app.widgets.messages import Notice
 from engine import protocol
-from engine.errors import UsageError
+from engine.errors import McChatError, UsageError
 from engine.protocol import PruningMode
 
 ONE_TURN = "Only the last message is left, and it alone is too long; shorten it."
@@ -32,6 +38,7 @@ class ChatScreen(MessagesScreen):
         Binding("f9", "strength(1)", "Prune more", id="stronger", show=False),
         Binding("f3", "gauges", "Gauges", id="gauges"),
         Binding("f4", "app.models", "Models", id="models"),
+        Binding("f10", "own_model", "Its model", id="own_model", show=False),
         Binding("ctrl+l", "app.map", "Map", id="map", show=False),
         Binding("f12", "app.sleep", "Sleep", id="sleep", show=False),
         Binding("f5", "answering", "Answers", id="answering", show=False),
@@ -193,12 +200,70 @@ class ChatScreen(MessagesScreen):
         self._conversation = self._open(chat)
         await self._show_conversation()
         self._prompt.focus()
+        self._show_offer()
+
+    # --- which model --------------------------------------------------------------------------
+
+    def action_load_model(self, name: str) -> None:
+        """Go on with another model, in the same chat."""
+        try:
+            folder = models.resolve(name)
+        except McChatError as error:
+            self._warn(str(error))
+            return
+        self.call_next(self._change_model, folder)
+
+    def action_own_model(self) -> None:
+        """Load the model that this chat was held with."""
+        if self._own_model:
+            self.action_load_model(self._own_model)
+        else:
+            self._warn(f"This chat was held with {self._model_name}, or has not begun.")
+
+    async def _change_model(self, folder: Path) -> None:
+        if self._conversation.reply:
+            self._warn(self._refusal)
+            return
+        self.model, self._model_name, self._loaded = folder, display_name(folder), None
+        await self._view.drop_notices()
+        self._show_about()
+        self._show_readings(Readings(pruning=self._odp))
+        self._show_offer()
+        if not self._conversation.records:
+            await self._show_conversation()
+        if self._services.engine.running:
+            self._header.show("loading")
+            self._load()
+        else:
+            await self._restart()
+
+    @property
+    def _own_model(self) -> str:
+        """The model that the chat was held with, where that is another one; else empty."""
         made = self._conversation.last_made
-        if made and made.model != self._model_name:
-            before = safe_text(made.model)  # it may come from a file
-            self.notify(f"This chat was with {before}; {self._model_name} goes on.", markup=False)
+        return made.model if made and made.model != self._model_name else ""
+
+    def _show_offer(self) -> None:
+        """Ask once, and quietly, where a chat was held with another model."""
+        own = self._own_model
+        self._offer.display = bool(own)
+        if not own:
+            return
+        key = keys_words(self._services.settings.keys.get("own_model", ACTIONS["own_model"]))
+        ways = f"{key} loads {own}" if _is_here(own) else f"{own} is not on this machine"
+        words = f"This chat was held with {own}. A message goes on with {self._model_name}; {ways}."
+        self._offer.update(safe_text(words))  # a name may come from a file
 
     def _cancel(self) -> None:
         if self._conversation.reply:
             self._services.engine.send(protocol.Cancel(self._conversation.reply.id))
             self._header.show("stopping")
+
+
+def _is_here(name: str) -> bool:
+    """Whether there is a model of this name."""
+    try:
+        models.resolve(name)
+    except McChatError:
+        return False
+    return True

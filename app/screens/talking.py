@@ -8,7 +8,7 @@ from pathlib import Path
 from textual.app import ComposeResult
 from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widgets import Footer, Static
 
 from app.conversation import Conversation
 from app.engine_client import WorkerDied, WorkerEvent
@@ -64,6 +64,8 @@ class TalkingScreen(Screen[None]):
         self._gauges = Gauges()
         self._view = ChatView()
         self._chips = Chips()
+        self._offer = Static(id="offer", markup=False)
+        self._offer.display = False
         self._prompt = Prompt(services.settings.enter_sends)
         last = services.history.last_chat(self._model_name)
         self._conversation = self._open(last.id if last else None)
@@ -75,6 +77,7 @@ class TalkingScreen(Screen[None]):
             yield self._gauges
             yield self._view
             yield self._chips
+            yield self._offer
             yield self._prompt
         yield Footer(show_command_palette=False, compact=True)
 
@@ -108,6 +111,7 @@ class TalkingScreen(Screen[None]):
     async def _begin_reply(self) -> None:
         """Ask the engine for the reply that the conversation has begun."""
         await self._view.drop_notices()
+        self._offer.display = False
         self._reply_view = await self._view.begin()
         self._services.engine.send(self._conversation.request())
         self._show_readings(self._readings.at_start_of_reply())
