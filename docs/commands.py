@@ -50,7 +50,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": ("mc-chat export demo --format hqq",),
     "import": ("mc-chat import demo-hqq --out demo-again",),
     "rm": ("mc-chat rm demo-again",),
-    "eval": ("mc-chat eval demo --tasks skills",),
+    "eval": (
+        "mc-chat eval demo --tasks skills",
+        "mc-chat eval demo --tasks needle --against demo --pruning odp --token-by-token",
+    ),
     "bench": ("mc-chat bench demo --prompt 64 --tokens 32",),
     "settings": (
         "mc-chat settings init",
@@ -71,6 +74,7 @@ UNSHOWN: dict[str, tuple[str, ...]] = {
 
 SEE = {
     "compress": "[how compression is done](compressing.md)",
+    "eval": "[what each figure is](evaluation.md)",
     "pull": "[the hub](hub.md)",
     "publish": "[the hub](hub.md)",
     "settings": "[all settings](settings.md)",

@@ -100,7 +100,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     @torch.inference_mode()
     def _loglikelihood_tokens(self, requests: Sequence[Encoded], **unused: Any) -> list[Scored]:
-        # The last token of a sequence is only predicted; one more than the context may be given.
+        longest = max((len(after) for _, _, after in requests), default=0)
+        if longest > self._longest:
+            raise UsageError(
+                f"this task's texts have {longest} tokens, the model's context is {self._longest}"
+            )
+        # The last token of a sequence is only predicted: one more than the context may be given.
         sequences = [(before + after)[-self._longest - 1 :] for _, before, after in requests]
         found: list[Scored] = [(0.0, True)] * len(requests)
         done = 0
