@@ -21,10 +21,12 @@ from engine.protocol import from_dict
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished layer: what is known of it and what its file must be."""
+    """A finished layer: what is known of it, what its file must be, and how far the stream behind
+    it is from the original's, None where that was not carried along (`engine.quality`)."""
 
     record: LayerRecord
     file: FileRecord
+    stream_error: float | None = None
 
 
 class Journal:
@@ -69,8 +71,7 @@ class Journal:
         if "scores" in line:
             self.scores.append(from_dict(LayerScores, line["scores"]))
         else:
-            record = from_dict(LayerRecord, line["record"])
-            self.entries.append(Entry(record, from_dict(FileRecord, line["file"])))
+            self.entries.append(from_dict(Entry, line))
 
     def score(self, scores: LayerScores) -> None:
         """Add the next layer's scores; on the disk when this returns."""

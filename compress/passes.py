@@ -18,6 +18,7 @@ from compress.data_free import data_free_scores
 from compress.journal import Entry
 from compress.layers import QuantizedLayer, quantize_data_free, quantize_head, quantize_layer
 from compress.progress import Stage
+from compress.quality import Ends, Head, stream_error
 from compress.quantizers import Quantizer
 from compress.reporter import Reporter
 from compress.result import write_layer_file
@@ -29,7 +30,7 @@ from compress.workspace import Workspace
 from engine.attention import Rope
 from engine.manifest import FULL_BITS, LayerRecord, RestBits
 from engine.model import Norm
-from engine.packing import PackedMatrix
+from engine.packing import PackedMatrix, dequantize
 
 ONE_PASS: tuple[tuple[Stage, ...], ...] = (("calibrate", "score", "allocate", "quantize", "write"),)
 TWO_PASSES: tuple[tuple[Stage, ...], ...] = (
@@ -76,7 +77,7 @@ class Passes:
         self._report = report
         self.tokens = tokens
         self._placement = placement
-        self._device = device
+        self.device = device
         self._layers = range(source.config.num_layers)
         self._rope = Rope(source.config, device).at(0, tokens.shape[1])
 
@@ -101,18 +102,21 @@ class Passes:
                 index, self._widths(index, layer_scores), layer_scores, quantized, rounded
             )
             quantized.commit(rounded, index + 1)
+            if exact is not None:
+                entry = replace(entry, stream_error=stream_error(exact, rounded))
             self._workspace.journal.finish(entry)
             for store in (full, quantized):
                 store.drop_all_but(index + 1)
             self._leave(index)
 
     def score_all(self, errors: Sequence[tuple[tuple[float, ...], ...]] | None = None) -> None:
-        """The first of two passes. ``errors`` per layer, if any, replace those of the blocks."""
+        """The first of two passes. ``errors`` per layer, if any, replace those of the blocks. The
+        stream behind the last layer stays, to be compared with."""
         journal = self._workspace.journal
         done = len(journal.scores)
         store = self._store("full")
         if done == len(self._layers):
-            store.drop_all()
+            store.drop_all_but(done)
             return
         self._report.resume("calibrate", done)
         stream = self._stream(store, done)
@@ -124,7 +128,6 @@ class Passes:
             journal.score(scores)
             store.drop_all_but(index + 1)
             self._leave(index)
-        store.drop_all()
 
     def quantize_all(self) -> None:
         """The second of two passes, from the scores in the journal."""
@@ -157,7 +160,7 @@ class Passes:
         else:
             self._leave(-1)
         for index in self._layers[done:]:
-            layer = self._source.layer(index, self._device)
+            layer = self._source.layer(index, self.device)
             experts = layer.experts
             assert isinstance(experts, StreamedExperts)
             heard = self._expert_listener("score", index, "scoring")
@@ -181,14 +184,30 @@ class Passes:
         if method.rest.head == FULL_BITS:
             return None
         self._report.finish("write", 0.0, f"quantizing the head to {method.rest.head} bits")
-        norm = Norm(self._keep(NORM).to(self._device, torch.float32), config.rms_norm_eps)
+        norm = Norm(self._keep(NORM).to(self.device, torch.float32), config.rms_norm_eps)
         stream = None
         if self.tokens.numel():
             stream = self._store("quantized").load(config.num_layers)
-        weight = self._keep(HEAD).to(self._device, torch.float32)
+        weight = self._keep(HEAD).to(self.device, torch.float32)
         return quantize_head(
             weight, norm, stream, method.quantize, method.rest.head, method.group_size
         )
+
+    def ends(self, text: str) -> Ends | None:
+        """What both models make of the calibration text, called ``text``; behind all layers. None
+        where one of them was not carried along."""
+        layers = self._source.config.num_layers
+        full, quantized = self._store("full"), self._store("quantized")
+        if not (full.has(layers) and quantized.has(layers)):
+            return None
+        return Ends(text, False, self.tokens, full.load(layers), quantized.load(layers))
+
+    def heads(self, packed: PackedMatrix | None) -> tuple[Head, Head]:
+        """The original's head, and the compressed model's, which is ``packed`` or the same."""
+        config = self._source.config
+        norm = Norm(self._keep(NORM).to(self.device, torch.float32), config.rms_norm_eps)
+        exact = Head(norm, self._keep(EMBEDDING if config.tie_embeddings else HEAD))
+        return exact, exact if packed is None else Head(norm, dequantize(packed))
 
     def _all_widths(self, scores: Sequence[LayerScores]) -> Sequence[tuple[int, ...]]:
         method = self._method
@@ -222,7 +241,7 @@ class Passes:
         """Move the full-precision stream past a layer and judge its experts there, at the
         method's widths or others."""
         self._report.layer("calibrate", index, 0.0, "attention and routing")
-        layer = self._source.layer(index, self._device)
+        layer = self._source.layer(index, self.device)
         method = self._method
         chosen = method.widths if widths is None else widths
         heard = self._expert_listener("score", index, "scoring")
@@ -241,7 +260,7 @@ class Passes:
     ) -> tuple[Entry, Stream]:
         """Quantize a layer, write its file, and move the quantized stream past it."""
         self._report.layer("quantize", index, 0.0, "attention to 4 bits")
-        layer = self._source.layer(index, self._device)
+        layer = self._source.layer(index, self.device)
         method = self._method
         heard = self._expert_listener("quantize", index, "quantizing")
         quantized, stream = quantize_layer(
@@ -273,7 +292,7 @@ class Passes:
     def _store(self, name: str) -> StreamStore:
         windows, tokens = self.tokens.shape
         shape = (windows, tokens, self._source.config.hidden_size)
-        return StreamStore(self._workspace.folder, name, shape, self._placement, self._device)
+        return StreamStore(self._workspace.folder, name, shape, self._placement, self.device)
 
     def _stream(self, store: StreamStore, done: int) -> Stream:
         """The stream behind the finished layers, or before the first."""

@@ -11,7 +11,7 @@ result is the same, byte for byte.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,9 +33,10 @@ from compress.calibration import Calibration, CalibrationSize, calibrate, calibr
 from compress.passes import ONE_PASS, TWO_PASSES, Method, Passes
 from compress.placement import check_memory, choose_placement, say_when_out_of_memory
 from compress.progress import Listener, Stage
+from compress.quality import agreement, heldout_ends
 from compress.quantizers import quantizer, scoring_quantizer
 from compress.reporter import Reporter
-from compress.result import write_rest
+from compress.result import write_manifest, write_rest
 from compress.source import Source
 from compress.speed import measure_speed, seconds_of
 from compress.workspace import (
@@ -61,6 +62,7 @@ from engine.manifest import (
     layer_file,
 )
 from engine.packing import PackedMatrix
+from engine.quality import Quality
 from engine.threads import SMALLEST_SHARED, threads_for
 
 NO_TEXT = CalibrationSize(samples=0, window=0)
@@ -187,7 +189,9 @@ class _Compression:
         head = passes.head()
         self._report.finish("write", 0.0, "writing what lies outside the layers")
         whole = self._write_rest(provenance, recipe, head)
-        self._report.finish("verify", 0.5, "checking the result")
+        whole = replace(whole, quality=self._quality(passes, whole, head))
+        write_manifest(self._workspace.folder, whole)
+        self._report.finish("verify", 0.9, "checking the result")
         manifest.open_manifest(self._workspace.folder)
         self._workspace.publish((*whole.files, MANIFEST_NAME))
 
@@ -295,6 +299,27 @@ class _Compression:
 
         return write_rest(workspace.folder, name, source, read, provenance, recipe, done, head)
 
+    def _quality(
+        self, passes: Passes, whole: Manifest, head: PackedMatrix | None
+    ) -> Quality | None:
+        """What was changed, as far as both models can be seen side by side."""
+        ends = None
+        if not opening.is_on_hub(self._job.source):
+            self._report.finish("verify", 0.0, "comparing with the original")
+            ends = heldout_ends(self._source, self._workspace.folder, whole, passes.device)
+        ends = ends or passes.ends(whole.recipe.calibration)
+
+        def tell(share: float) -> None:
+            self._report.finish("verify", 0.9 * share, "comparing with the original")
+
+        errors = [entry.stream_error for entry in self._workspace.journal.entries]
+        known = tuple(error for error in errors if error is not None)
+        if len(known) < len(errors):  # a run by an earlier version began it
+            known = ()
+        if ends is None:
+            return Quality(known) if known else None
+        return Quality(known, agreement(ends, *passes.heads(head), tell))
+
 
 def _passes(job: CompressJob) -> tuple[tuple[Stage, ...], ...]:
     return ONE_PASS if job.passes == 1 else TWO_PASSES
@@ -343,7 +368,12 @@ def _method(job: CompressJob, config: ModelConfig) -> Method:
     spread: Budget | ModelBudget
     if needs_all_layers(job.allocator):
         spread = plan_model_budget(
-            job.allocator, job.bits, config, job.group_size, job.expert_bytes
+            job.allocator,
+            job.bits,
+            config,
+            job.group_size,
+            job.expert_bytes,
+            quantizer(job.quantizer).rotated,
         )
     else:
         spread = plan_budget(job.allocator, job.bits, config.num_experts)
@@ -378,6 +408,7 @@ def _recipe(
         error=job.error,
         router_bits=job.router_bits,
         head_bits=job.head_bits,
+        rotated=method.quantize.rotated,
         notes=method.budget.notes + (data_free.NOTES if job.is_data_free else ()),
     )
 

@@ -57,7 +57,8 @@ def write_rest(
     layers: Mapping[str, tuple[LayerRecord, FileRecord]],
     head: PackedMatrix | None,
 ) -> Manifest:
-    """Write embeddings and head, copy the small files, and write the manifest last.
+    """Write embeddings and head, and copy the small files; returns the manifest, to be written
+    last.
 
     ``read`` gives tensors of the source in 16 bits. ``layers`` holds the record of each layer and
     of its file, by the file's name, in order. ``head`` is None where it stays in 16 bits.
@@ -74,7 +75,7 @@ def write_rest(
             sync(path)
             files[companion] = file_record(path)
     records = tuple(record for record, _ in layers.values())
-    whole = Manifest(
+    return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
         source=provenance,
@@ -83,16 +84,22 @@ def write_rest(
         sizes=sizes(source.config, records, recipe),
         files=files,
     )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `mc.json`; on the disk when this returns."""
     path = folder / MANIFEST_NAME
-    path.write_text(whole.to_json(), encoding="utf-8")
+    path.write_text(manifest.to_json(), encoding="utf-8")
     sync(path)
-    return whole
 
 
 def sizes(config: ModelConfig, layers: Sequence[LayerRecord], recipe: Recipe) -> Sizes:
     """Bytes by part, counted by the layout that the files are written in."""
     hidden, inner, group_size = config.hidden_size, config.intermediate_size, recipe.group_size
-    layouts = [arena_layout(record.expert_bits, hidden, inner, group_size) for record in layers]
+    layouts = [
+        arena_layout(record.expert_bits, hidden, inner, group_size, recipe.rotated)
+        for record in layers
+    ]
     return Sizes(
         expert_code_bytes=sum(layout.code_bytes for layout in layouts),
         expert_metadata_bytes=sum(layout.metadata_bytes for layout in layouts),

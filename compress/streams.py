@@ -150,10 +150,9 @@ class StreamStore:
             if path != self._path(layers):
                 path.unlink()
 
-    def drop_all(self) -> None:
-        """Remove everything that is saved."""
-        for path in self.folder.glob(f"{self.name}-*"):
-            path.unlink()
+    def has(self, layers: int) -> bool:
+        """Whether the stream behind this many layers is saved."""
+        return self._path(layers).is_file()
 
     @property
     def _bytes(self) -> int:

@@ -23,6 +23,7 @@ from engine.errors import CheckpointError, ProtocolError, UsageError
 from engine.json_file import LARGEST_BYTES, parse_json, read_json
 from engine.layout import PackedShape, planes
 from engine.protocol import from_dict
+from engine.quality import Quality, check_quality
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "mc.json"
@@ -186,6 +187,8 @@ class Manifest:
     layers: tuple[LayerRecord, ...]
     sizes: Sizes
     files: dict[str, FileRecord]
+    quality: Quality | None = None
+    """None where nothing was compared with the original."""
 
     @property
     def nominal_bits(self) -> float:
@@ -196,6 +199,8 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `mc.json`; the same manifest gives the same bytes."""
         content = {**dataclasses.asdict(self), "recipe": self.recipe.to_dict()}
+        if self.quality is None:
+            del content["quality"]
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -233,6 +238,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         layers=tuple(from_dict(LayerRecord, layer) for layer in raw["layers"]),
         sizes=from_dict(Sizes, raw["sizes"]),
         files={name: from_dict(FileRecord, record) for name, record in raw["files"].items()},
+        quality=from_dict(Quality, raw["quality"]) if "quality" in raw else None,
     )
     _check(manifest)
     return manifest
@@ -250,6 +256,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("it describes no layer")
     for index, layer in enumerate(manifest.layers):
         _check_layer(index, layer)
+    if manifest.quality is not None:
+        check_quality(manifest.quality)
     counts = dataclasses.asdict(manifest.sizes)
     for name, count in counts.items():
         if not (1 if name.endswith("weights") else 0) <= count <= _MOST:
@@ -325,9 +333,7 @@ def _check_shape(path: Path, manifest: Manifest, config: ModelConfig) -> None:
     queries = config.num_heads * config.head_dim
     try:
         for columns in (config.hidden_size, config.intermediate_size, queries):
-            PackedShape(
-                1, columns, DENSE_BITS, manifest.recipe.group_size, manifest.recipe.rotated
-            )
+            PackedShape(1, columns, DENSE_BITS, manifest.recipe.group_size, manifest.recipe.rotated)
     except UsageError:
         raise CheckpointError(
             f"{path} describes groups of {manifest.recipe.group_size} weights, into which the "

@@ -131,6 +131,8 @@ def _write(
         layers=tuple(layers),
         files=files,
     )
+    if manifest != exported:
+        manifest = replace(manifest, quality=None)  # measured on other codes
     changed = tuple(name for name in files if files[name] != exported.files.get(name))
     _write_manifest(folder, partial, exported, manifest, config, changed)
     return changed
