@@ -47,7 +47,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("map", ENGINE, "the experts, and which of them run", "app.map", "map"),
     Command("models", ENGINE, "load, verify, remove or make models", "app.models", "models"),
     Command(
-        *("ownmodel", ENGINE, "load the model that the chat was held with"),
+        *("ownmodel", ENGINE, "load the model this chat was held with"),
         *("screen.own_model", "own_model"),
     ),
     Command("sleep", ENGINE, "free the memory until the next message", "app.sleep", "sleep"),

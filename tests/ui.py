@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from textual.pilot import Pilot
 
 from app import jobs, paths
 from app.tui import McChatApp
+from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
 from tests.fakes import fake_job
 
@@ -29,9 +31,9 @@ def make_app(*worker: str, story: str = "done", model: Path | None = None) -> Mc
     )
 
 
-def install_model(name: str = "demo") -> Path:
+def install_model(name: str = "demo", quality: dict[str, Any] | None = None) -> Path:
     folder = paths.models_dir() / name
-    fake_job.write_model(folder)
+    fake_job.write_model(folder, quality)
     return folder
 
 
@@ -53,10 +55,13 @@ async def wait_until(pilot: Pilot[None], predicate: Callable[[], object]) -> Non
 
 
 async def wait_for_state(pilot: Pilot[None], state: str) -> None:
-    """Wait until the header shows the engine in this state."""
+    """Wait until the header shows the engine in this state, and its last figures are drawn."""
 
     def shown() -> bool:
         headers = pilot.app.screen.query(HeaderLine)
-        return bool(headers) and headers.first().state == state
+        if not headers or headers.first().state != state:
+            return False
+        gauges = pilot.app.screen.query(Gauges)
+        return state != "ready" or not gauges or gauges.first().readings.used is not None
 
     await wait_until(pilot, shown)

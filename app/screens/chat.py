@@ -153,6 +153,7 @@ class ChatScreen(MessagesScreen):
         except HistoryError as error:
             self._warn(str(error))
         self._show_about()
+        self._count()
         self.notify("Holds from the next reply on.", timeout=2)
 
     def action_gauges(self) -> None:

@@ -125,8 +125,8 @@ class MessagesScreen(TalkingScreen):
     @property
     def _free(self) -> int | None:
         """Tokens of the context that are left, as the engine counted them."""
-        meters = self._readings.meters
-        return meters.context_size - meters.context_used if meters else None
+        used = self._readings.used
+        return None if used is None else self._readings.context - used
 
     # --- editing ------------------------------------------------------------------------------
 

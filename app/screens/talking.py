@@ -57,6 +57,7 @@ class TalkingScreen(Screen[None]):
         self._max_tokens = services.settings.max_tokens
         self._readings = Readings(pruning=self._odp)
         self._reply_ids = itertools.count(1)
+        self._count_id = 0
         self._reply_view: ModelMessage | None = None
         self._warned = False
         self._loaded: protocol.Loaded | None = None
@@ -154,6 +155,8 @@ class TalkingScreen(Screen[None]):
                 self._header.show("loading", percent)
             case protocol.Loaded() if self._is_ours(event.model):
                 self._hear_loaded(event)
+            case protocol.Counted() if event.id == self._count_id:
+                self._show_readings(replace(self._readings, counted=event.tokens))
             case protocol.Unloaded():
                 self._header.show("ready", "asleep; a message wakes it")
             case protocol.Token() if self._is_current(event.id):
@@ -183,6 +186,7 @@ class TalkingScreen(Screen[None]):
                 kernels=loaded.kernels,
             )
         )
+        self._count()
 
     def _hear_token(self, token: protocol.Token) -> None:
         assert self._reply_view is not None
@@ -230,6 +234,17 @@ class TalkingScreen(Screen[None]):
     def _load(self) -> None:
         self._services.engine.send(load_request(self.model, self._services.settings))
 
+    def _count(self) -> None:
+        """Have the engine count what the next reply will find in the context."""
+        if self._loaded is None or self._conversation.reply:
+            return
+        self._count_id = next(self._reply_ids)
+        prompt = self._conversation.prompt()
+        if prompt:
+            self._services.engine.send(protocol.Count(self._count_id, prompt))
+        else:
+            self._show_readings(replace(self._readings, counted=0))
+
     def _open(self, chat: int | None) -> Conversation:
         """A chat goes on as its last reply was made, a new one as the settings say."""
         services = self._services
@@ -248,7 +263,9 @@ class TalkingScreen(Screen[None]):
             turn.focus()
         self._show_about()
         # What the engine counted last was of another line.
-        self._show_readings(replace(self._readings, meters=None).at_start_of_reply())
+        readings = replace(self._readings, meters=None, counted=None)
+        self._show_readings(readings.at_start_of_reply())
+        self._count()
 
     def _show_about(self) -> None:
         words = [self._model_name]

@@ -22,7 +22,8 @@ class Readings:
 
     ``recent`` holds the last values of ``prune_ratio_now`` of this reply, the newest last, and
     ``latest`` its last meters; ``total_params`` counts the whole model's parameters; ``context`` is
-    in tokens; ``kernels`` says what multiplies.
+    in tokens; ``counted`` tokens of it are used, where that was asked for since the last reply;
+    ``kernels`` says what multiplies.
     """
 
     memory: Memory | None = None
@@ -31,6 +32,7 @@ class Readings:
     latest: tuple[Meters, ...] = ()
     total_params: int = 0
     context: int = 0
+    counted: int | None = None
     pruning: SetPruning = AS_LEARNED
     kernels: str = ""
 
@@ -38,7 +40,22 @@ class Readings:
         """The readings after a MetersUpdate or at the end of a reply."""
         recent = (*self.recent, meters.prune_ratio_now)[-SPARKLINE_LENGTH:]
         latest = (*self.latest, meters)[-LIVE_READINGS:]
-        return replace(self, meters=meters, memory=meters.memory, recent=recent, latest=latest)
+        return replace(
+            self,
+            meters=meters,
+            memory=meters.memory,
+            context=meters.context_size,
+            counted=None,
+            recent=recent,
+            latest=latest,
+        )
+
+    @property
+    def used(self) -> int | None:
+        """Tokens of the context that are taken, as the engine counted them."""
+        if self.counted is not None:
+            return self.counted
+        return self.meters.context_used if self.meters else None
 
     def at_start_of_reply(self) -> "Readings":
         """The sparkline and what is live begin anew with each reply."""

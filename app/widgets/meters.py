@@ -145,15 +145,15 @@ class ContextGauge(Gauge):
 
     def value(self) -> Content:
         """N of M."""
-        meters = self.readings.meters
-        used = f"{meters.context_used:,}" if meters else UNKNOWN
-        context = meters.context_size if meters else self.readings.context
-        return Content.assemble(figure(used), detail(f" of {context:,}" if context else ""))
+        used, context = self.readings.used, self.readings.context
+        return Content.assemble(
+            figure(UNKNOWN if used is None else f"{used:,}"),
+            detail(f" of {context:,}" if context else ""),
+        )
 
     def body(self, width: int) -> list[Content]:
         """As a bar, which warns when nine tenths are used."""
-        meters = self.readings.meters
-        used = meters.context_used / meters.context_size if meters and meters.context_size else 0.0
+        used = (self.readings.used or 0) / (self.readings.context or 1)
         return [bar(used, width, "$warning" if used > 0.9 else "$primary")]
 
 
@@ -183,21 +183,21 @@ class GaugeStrip(Gauge):
 
     def body(self, width: int) -> list[Content]:
         """Pruning, speed and context."""
-        meters = self.readings.meters
+        meters, used = self.readings.meters, self.readings.used
         mode = pruning_words(self.readings.pruning)
+        right = Content.assemble(
+            heading("context "),
+            figure(UNKNOWN if used is None else f"{used:,}"),
+            detail(f" of {self.readings.context:,}" if self.readings.context else ""),
+        )
         if meters is None:
-            return [spread(heading(f"{mode}  pruned –"), heading("context –"), width)]
+            return [spread(heading(f"{mode}  pruned –"), right, width)]
         left = Content.assemble(
             heading(f"{mode} "),
             figure(share(meters.prune_ratio_now)),
             detail(f"  reply {share(meters.prune_ratio)}"),
         )
         middle = Content.assemble(figure(f"{meters.tokens_per_second:.1f}"), detail(" tokens/s"))
-        right = Content.assemble(
-            heading("context "),
-            figure(f"{meters.context_used:,}"),
-            detail(f" of {meters.context_size:,}"),
-        )
         return [spread(Content.assemble(left, detail("   "), middle), right, width)]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from textual.pilot import Pilot
 from textual.widget import Widget
+from textual.widgets import TextArea
 
 from app.widgets.gauge import Readings
 from app.widgets.gauges import Gauges, NewReadings
@@ -17,6 +18,7 @@ from app.widgets.meters import (
     SpeedGauge,
 )
 from app.widgets.prompt import Prompt
+from tests.fakes.fake_worker import ANSWER
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -137,3 +139,28 @@ async def test_a_dead_engine_holds_no_memory():
 def test_old_readings_collapse():
     old, new = NewReadings(Readings()), NewReadings(replace(Readings(), context=1))
     assert new.can_replace(old)
+
+
+async def test_the_context_of_a_chat_that_is_opened_again_is_counted_by_the_engine():
+    install_model()
+    async with make_app().run_test(size=(80, 24)) as pilot:
+        await start_reply(pilot, "one two three")
+        await wait_for_state(pilot, "ready")
+    words = 3 + len(ANSWER.split())
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_until(pilot, lambda: f"{words} of 8,192" in shown(pilot, ContextGauge))
+        assert "–" in shown(pilot, SpeedGauge)
+        await pilot.press("f5")
+        await wait_until(pilot, lambda: pilot.app.screen.query("#system"))
+        pilot.app.screen.query_one("#system", TextArea).text = "Be brief."
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: pilot.app.screen.query(ContextGauge))
+        await wait_until(pilot, lambda: f"{words + 2} of 8,192" in shown(pilot, ContextGauge))
+        prompt = pilot.app.screen.query_one(Prompt)
+        prompt.text = 10 * "far too long for this chat, " * 200
+        await wait_until(pilot, lambda: prompt.border_subtitle)
+        assert f"but {8192 - words - 2:,} fit" in str(prompt.border_subtitle)
+        assert f"{words + 2} of 8,192" in shown(pilot, ContextGauge)
+        prompt.text = ""
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: "0 of 8,192" in shown(pilot, ContextGauge))
