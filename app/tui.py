@@ -17,6 +17,7 @@ from app import jobs, models, paths, settings
 from app.ascii_filter import AsciiFilter
 from app.command_table import COMMANDS, Command
 from app.engine_client import WORKER_COMMAND, EngineClient, WorkerEvent
+from app.garbage import collect_seldom
 from app.history import History
 from app.idle import Idleness
 from app.jobs import JOB_COMMAND, TRANSFER_COMMAND, RunningTransfer
@@ -92,6 +93,7 @@ class McChatApp(App[None]):
         self.set_interval(IDLE_LOOK_SECONDS, self._sleep_when_idle)
         self._open()
         self.call_after_refresh(self._services.engine.start)
+        self.call_after_refresh(self._collect)
 
     async def on_unmount(self) -> None:
         """Leave no process and no open file behind."""
@@ -187,6 +189,10 @@ class McChatApp(App[None]):
                     settings.set_value(file, ("theme",), theme.name)
             except UsageError as error:
                 self.notify(str(error), title="Not saved", severity="warning", markup=False)
+
+    @work
+    async def _collect(self) -> None:
+        await collect_seldom()
 
     @work
     async def _open(self) -> None:

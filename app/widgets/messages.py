@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from markdown_it import MarkdownIt
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import ItemGrid, Vertical
@@ -13,16 +12,12 @@ from textual.widgets import Button, Markdown, Static
 from app.folding import folded
 from app.history import MessageRecord
 from app.render import safe_text
+from app.widgets.document import Document
 from app.widgets.stream import PacedStream
 
 CUT_OFF = "interrupted: the program ended while this was written"
 
 What = Literal["copy", "code", "edit", "again", "compare", "delete", "previous", "next"]
-
-
-def _markdown_parser() -> MarkdownIt:
-    """HTML in a model's text is shown as text."""
-    return MarkdownIt("gfm-like", {"html": False})
 
 
 class Turn(Vertical, can_focus=True):
@@ -121,16 +116,14 @@ class ModelMessage(Turn):
 
     def compose(self) -> ComposeResult:
         """A finished text, or an empty one to stream into."""
-        text = None if self._streaming else self.record.content
-        # Links come from the model: they are shown, never opened by themselves.
-        yield Markdown(text, parser_factory=_markdown_parser, open_links=False)
+        yield Document("" if self._streaming else self.record.content)
         below = "" if self._streaming else _below(self.record)
         yield Static(below, classes="below", markup=False)
 
     def on_mount(self) -> None:
         """Begin to draw what comes."""
         if self._streaming:
-            self._stream = PacedStream(self.query_one(Markdown))
+            self._stream = PacedStream(self.query_one(Document))
 
     async def on_unmount(self) -> None:
         """A reply can be taken off the screen while it is written."""
@@ -144,11 +137,10 @@ class ModelMessage(Turn):
         self._stream.write(text)
 
     async def finish(self, record: MessageRecord) -> None:
-        """Draw the whole text once more, as one document, and the figures."""
+        """Draw all of the text for good, and the figures."""
         assert self._stream is not None
         self.record, self._streaming = record, False
-        await self._stream.stop()
-        await self.query_one(Markdown).update(record.content)
+        await self._stream.finish(record.content)
         self.query_one(".below", Static).update(_below(record))
         self.refresh_bindings()
 

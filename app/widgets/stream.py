@@ -1,48 +1,70 @@
 """Markdown that grows: text goes in as fast as it comes, the widget is drawn as fast as it can.
 
-Appending inside a long code fence highlights the whole fence again: 400 ms at 400 lines. Textual's
-own stream appends again at once, which leaves no time for keys. This one rests after each append,
-in proportion to what it took, so that the screen stays awake however long a fence becomes.
+Appending to a block draws the whole block again: 100 ms for a fence of 1,000 lines. Textual's own
+stream appends again at once, which leaves no time for keys. This one draws no more at a time than
+is drawn in a moment, and rests in proportion to what it took, so that the screen stays awake
+however fast the engine writes and however long a block becomes. Times are those of this thread:
+on busy cores it must not rest the longer.
 """
 
 import asyncio
-from time import perf_counter
+from time import thread_time
 
-from textual.widgets import Markdown
+from app.widgets.document import Document
 
 FRAME_SECONDS = 1 / 20
+MOMENT_SECONDS = 0.02
+PORTION = 500
+"""Characters drawn at a time, at least; twice as many after each that took less than a moment."""
 REST = 3.0
-"""Rest after an append, as a multiple of its time: at most a quarter of the time is drawing."""
+"""Rest after a portion, as a multiple of its time: at most a quarter of the time is drawing."""
 
 
 class PacedStream:
-    """Feeds one Markdown widget from its own task."""
+    """Feeds one document from its own task."""
 
-    def __init__(self, markdown: Markdown) -> None:
-        self._markdown = markdown
-        self._pending: list[str] = []
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._pending = ""
+        self._portion = PORTION
+        self._whole: str | None = None
         self._some = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     def write(self, text: str) -> None:
         """Take text; it shows within a frame, later where drawing is slow."""
-        self._pending.append(text)
+        self._pending += text
         self._some.set()
 
+    async def finish(self, whole: str) -> None:
+        """No more comes, and ``whole`` is the text. What is left of it is drawn before this
+        returns, unless that is much: then it goes on to appear as it did."""
+        self._whole = whole
+        self._some.set()
+        if len(self._pending) <= PORTION:
+            await asyncio.wait([self._task])
+
     async def stop(self) -> None:
-        """End without drawing what is pending: one update with the whole text comes next."""
+        """Draw no more: the document is about to go."""
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        while await self._some.wait():
+        while self._whole is None or self._pending:
+            await self._some.wait()
             self._some.clear()
-            text = "".join(self._pending)
-            self._pending.clear()
-            started = perf_counter()
-            # An append that is cut in half leaves the widget broken.
-            await asyncio.shield(self._append(text))
-            await asyncio.sleep(max(FRAME_SECONDS, REST * (perf_counter() - started)))
+            await self._draw()
+        await self._document.finish(self._whole)
 
-    async def _append(self, text: str) -> None:
-        await self._markdown.append(text)
+    async def _draw(self) -> None:
+        while self._pending:
+            size = self._portion
+            text, self._pending = self._pending[:size], self._pending[size:]
+            started = thread_time()
+            await self._document.append(text)
+            took = thread_time() - started
+            if took > MOMENT_SECONDS:
+                self._portion = max(PORTION, size // 2)
+            elif len(text) == size:
+                self._portion = 2 * size
+            await asyncio.sleep(max(FRAME_SECONDS, REST * took))

@@ -7,6 +7,7 @@ from textual.widgets import Markdown
 from textual.widgets.markdown import MarkdownFence
 
 from app.widgets.chat_view import ChatView
+from app.widgets.document import Document
 from app.widgets.prompt import Prompt
 from tests.fakes.fake_worker import PIECES
 from tests.functional.test_turns import prompt, replied, talk, turns
@@ -42,7 +43,9 @@ async def test_a_reply_of_ten_thousand_tokens_leaves_the_screen_awake():
         assert len(text) > 60_000
         assert text.endswith("words.")
         view = pilot.app.screen.query_one(ChatView)
-        assert view.is_vertical_scroll_end
+        document = pilot.app.screen.query_one(Document)
+        await wait_until(pilot, lambda: document.source == text)
+        await wait_until(pilot, lambda: view.is_vertical_scroll_end)
         await pilot.press("a", "pageup", "b")
         assert prompt(pilot).text == "ab"
         assert not view.is_vertical_scroll_end
