@@ -17,7 +17,7 @@ from compress.evaluation.demo_tasks import (
 )
 from compress.evaluation.divergence import Divergence, KlDivergence, Reference, diverge, record
 from compress.evaluation.likelihood import Perplexity, perplexity
-from compress.evaluation.needle import NEEDLE, RecallGrid, haystack_of, recall_grid
+from compress.evaluation.needle import NEEDLE, NeedleTask, RecallGrid
 from compress.evaluation.replies import greedy_replies
 from compress.evaluation.report import Evaluation, PruningMode, Scope, evaluate, pruning_of
 from compress.evaluation.windows import DEMO_WINDOWS, evaluation_windows
@@ -35,6 +35,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "KlDivergence",
+    "NeedleTask",
     "Perplexity",
     "PruningMode",
     "RecallGrid",
@@ -46,10 +47,8 @@ __all__ = [
     "evaluate",
     "evaluation_windows",
     "greedy_replies",
-    "haystack_of",
     "perplexity",
     "pruning_of",
-    "recall_grid",
     "record",
     "run_task",
 ]

@@ -60,30 +60,52 @@ Haystack = Callable[[int, float], Sequence[Needle]]
 """Needles by the prompts' length in tokens and the needle's depth."""
 
 
-def recall_grid(
-    model: Model,
-    tokenizer: Tokenizer,
-    haystack: Haystack,
-    longest: int,
-    pruning: Pruning = NO_PRUNING,
-    kv_bits: KvBits = 16,
-    listener: Callable[[str], None] = lambda cell: None,
-) -> RecallGrid:
-    """Measure every length and depth in a context of ``longest`` tokens.
+@dataclass(frozen=True)
+class NeedleTask:
+    """Every length and depth, in ``haystack``."""
 
-    ``listener`` hears of each cell before it is measured. Raises UsageError for a context in which
-    there is no far away.
-    """
-    if longest < _SHORTEST:
-        raise UsageError(f"the needle needs a context of {_SHORTEST} tokens, not {longest}")
-    lengths = tuple(int(share * (longest - _REPLY_ROOM)) for share in _LENGTHS)
+    lengths: tuple[int, ...]
+    haystack: Haystack
 
-    def cell(length: int, depth: float) -> float:
-        listener(f"{length} tokens, depth {depth:.0%}")
-        return _share(model, tokenizer, haystack(length, depth), pruning, kv_bits)
+    @classmethod
+    def of(cls, folder: Path, text: Path | None, longest: int) -> "NeedleTask":
+        """In prompts and replies of ``longest`` tokens at most.
 
-    shares = tuple(tuple(cell(length, depth) for depth in _DEPTHS) for length in lengths)
-    return RecallGrid(lengths, _DEPTHS, shares, ITEMS)
+        The haystack is the demo's own chats for a model that speaks its language, else ``text``.
+        Raises UsageError where there is none, or no far away, SourceError for a text that is
+        unreadable or too short.
+        """
+        if longest < _SHORTEST:
+            raise UsageError(f"the needle needs a context of {_SHORTEST} tokens, not {longest}")
+        lengths = tuple(int(share * (longest - _REPLY_ROOM)) for share in _LENGTHS)
+        if speaks_demo(folder):
+            return cls(lengths, _demo_needles)
+        if text is None:
+            raise UsageError("the needle needs a haystack: give a text with --text FILE")
+        haystack = TextHaystack(Tokenizer.from_folder(folder), "\n\n".join(read_documents(text)))
+        if haystack.tokens < lengths[-1]:
+            raise SourceError(
+                f"{text} has {haystack.tokens} tokens, the longest prompt {lengths[-1]}: take a "
+                "longer text, or shorter prompts with --window"
+            )
+        return cls(lengths, haystack)
+
+    def run(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        pruning: Pruning = NO_PRUNING,
+        kv_bits: KvBits = 16,
+        listener: Callable[[str], None] = lambda cell: None,
+    ) -> RecallGrid:
+        """Measure; ``listener`` hears of each cell before it is measured."""
+
+        def cell(length: int, depth: float) -> float:
+            listener(f"{length} tokens, depth {depth:.0%}")
+            return _share(model, tokenizer, self.haystack(length, depth), pruning, kv_bits)
+
+        shares = tuple(tuple(cell(length, depth) for depth in _DEPTHS) for length in self.lengths)
+        return RecallGrid(self.lengths, _DEPTHS, shares, ITEMS)
 
 
 def _share(
@@ -97,19 +119,6 @@ def _share(
     replies = greedy_replies(model, tokenizer, prompts, pruning, kv_bits)
     found = [needle.answer in reply for needle, reply in zip(needles, replies, strict=True)]
     return sum(found) / len(found)
-
-
-def haystack_of(folder: Path, text: Path | None) -> Haystack:
-    """The demo's own chats for a model that speaks its language, else a text.
-
-    Raises UsageError without one, SourceError where it cannot be read.
-    """
-    if speaks_demo(folder):
-        return _demo_needles
-    if text is None:
-        raise UsageError("the needle needs a haystack: give a text with --text FILE")
-    tokenizer = Tokenizer.from_folder(folder)
-    return TextHaystack(str(text), tokenizer, "\n\n".join(read_documents(text)))
 
 
 def _demo_needles(length: int, depth: float) -> list[Needle]:
@@ -129,14 +138,17 @@ _ASK = (
 class TextHaystack:
     """Needles in pieces of a text, the same pieces and numbers at every depth."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer, text: str) -> None:
-        """``name`` is what messages call the text."""
-        self._name = name
+    def __init__(self, tokenizer: Tokenizer, text: str) -> None:
         self._tokenizer = tokenizer
         self._ids = tokenizer.encode(text)
 
+    @property
+    def tokens(self) -> int:
+        """How many the text has: no prompt may be longer."""
+        return len(self._ids)
+
     def __call__(self, length: int, depth: float) -> list[Needle]:
-        """See `Haystack`. Raises SourceError for a text shorter than the prompts."""
+        """See `Haystack`."""
         rng = random.Random(f"text needle/{DEMO_SEED}/{length}")
         return [self._needle(rng, owner, length, depth) for owner in _OWNERS]
 
@@ -144,11 +156,6 @@ class TextHaystack:
         number = str(rng.randrange(10_000, 100_000))
         told = _TELL.format(owner=owner, number=number)
         room = length - len(self._tokenizer.encode_turns(_question(told, owner)))
-        if room > len(self._ids):
-            raise SourceError(
-                f"{self._name} has {len(self._ids)} tokens, a prompt of {length} needs {room}: "
-                "take a longer text, or shorter prompts with --window"
-            )
         start = rng.randrange(len(self._ids) - room + 1)
         # Cut into words and put together again, a piece may have a few tokens more than before.
         while True:

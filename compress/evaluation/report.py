@@ -11,9 +11,9 @@ from torch import Tensor
 
 from compress.calibration import speaks_demo
 from compress.evaluation.demo_tasks import DEMO_TASKS, run_task
-from compress.evaluation.divergence import Divergence, diverge, record
+from compress.evaluation.divergence import Divergence, Reference, diverge, record
 from compress.evaluation.likelihood import Perplexity, perplexity
-from compress.evaluation.needle import NEEDLE, RecallGrid, haystack_of, recall_grid
+from compress.evaluation.needle import NEEDLE, NeedleTask, RecallGrid
 from compress.evaluation.windows import evaluation_windows
 from engine.budget import KvBits
 from engine.checkpoint import load_model
@@ -91,6 +91,7 @@ def evaluate(
     Raises UsageError, SourceError, CheckpointError, DiskFullError.
     """
     _check_tasks(folder, scope)
+    needle = _find_needle(folder, scope)
     harness = _find_harness(scope, listener)
     pruning = pruning_of(folder, scope.pruning)
     windows = _windows(folder, scope)
@@ -99,39 +100,52 @@ def evaluate(
         listener("what the original says")
         reference = record(load_model(scope.against, device), windows)
     listener("loading the model")
-    model = load_model(folder, device)
+    model, tokenizer = load_model(folder, device), Tokenizer.from_folder(folder)
     listener("perplexity")
-    against = None
-    if reference is None:
-        measured = perplexity(model, windows, pruning, kv_bits=scope.kv_bits)
-    else:
-        against = diverge(model, reference, pruning, scope.kv_bits)
-        measured = Perplexity(against.perplexity, against.tokens, against.prune_ratio)
+    measured, against = _whole_windows(model, windows, reference, pruning, scope.kv_bits)
     stepwise = None
     if scope.token_by_token:
         listener("perplexity token by token")
         stepwise = perplexity(model, windows, pruning, stepwise=True, kv_bits=scope.kv_bits)
+    grid = None
+    if needle is not None:
+        grid = needle.run(
+            model, tokenizer, pruning, scope.kv_bits, lambda cell: listener(f"needle: {cell}")
+        )
     return Evaluation(
         perplexity=measured.perplexity,
         tokens=measured.tokens,
         prune_ratio=measured.prune_ratio,
-        tasks=_tasks(folder, model, scope, pruning, harness, listener),
+        tasks=_tasks(model, tokenizer, scope, pruning, harness, listener),
         token_by_token=stepwise,
-        recall_grid=_grid(folder, model, scope, pruning, listener),
+        recall_grid=grid,
         against=against,
     )
 
 
-def _tasks(
-    folder: Path,
+def _whole_windows(
     model: Model,
+    windows: Tensor,
+    reference: Reference | None,
+    pruning: Pruning,
+    kv_bits: KvBits,
+) -> tuple[Perplexity, Divergence | None]:
+    """Perplexity, and what there is to say beside a reference, in one pass."""
+    if reference is None:
+        return perplexity(model, windows, pruning, kv_bits=kv_bits), None
+    found = diverge(model, reference, pruning, kv_bits)
+    return Perplexity(found.perplexity, found.tokens, found.prune_ratio), found
+
+
+def _tasks(
+    model: Model,
+    tokenizer: Tokenizer,
     scope: Scope,
     pruning: Pruning,
     harness: "HarnessTasks | None",
     listener: Listener,
 ) -> dict[str, dict[str, float]]:
     """Of every task but the needle."""
-    tokenizer = Tokenizer.from_folder(folder)
     found = {}
     for task in DEMO_TASKS:
         if task in scope.own_tasks:
@@ -149,22 +163,6 @@ def _tasks(
     return found
 
 
-def _grid(
-    folder: Path, model: Model, scope: Scope, pruning: Pruning, listener: Listener
-) -> RecallGrid | None:
-    if NEEDLE not in scope.own_tasks:
-        return None
-    return recall_grid(
-        model,
-        Tokenizer.from_folder(folder),
-        haystack_of(folder, scope.text),
-        model.config.max_context if scope.window is None else scope.window,
-        pruning,
-        scope.kv_bits,
-        lambda cell: listener(f"needle: {cell}"),
-    )
-
-
 def _check_tasks(folder: Path, scope: Scope) -> None:
     """Before anything is loaded. Raises UsageError."""
     known = (*DEMO_TASKS, NEEDLE)
@@ -176,6 +174,14 @@ def _check_tasks(folder: Path, scope: Scope) -> None:
             f"{' and '.join(DEMO_TASKS)} ask about the demo's small world; this model is another "
             "one"
         )
+
+
+def _find_needle(folder: Path, scope: Scope) -> NeedleTask | None:
+    """None where it is not wanted. Raises UsageError, SourceError."""
+    if NEEDLE not in scope.own_tasks:
+        return None
+    longest = ModelConfig.from_folder(folder).max_context
+    return NeedleTask.of(folder, scope.text, min(longest, scope.window or longest))
 
 
 def _find_harness(scope: Scope, listener: Listener) -> "HarnessTasks | None":

@@ -1,7 +1,9 @@
 """Needles: where they lie, how long the prompts are, and the grid and its picture."""
 
 import itertools
+import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -11,11 +13,11 @@ from assets import corpus
 from compress.calibration import demo_tokenizer
 from compress.evaluation import needle as needles
 from compress.evaluation.heat_map import draw
-from compress.evaluation.needle import Needle, RecallGrid, TextHaystack, haystack_of, recall_grid
+from compress.evaluation.needle import Needle, NeedleTask, RecallGrid, TextHaystack
 from engine.checkpoint import load_model
 from engine.errors import SourceError, UsageError
 from engine.tokenizer import Tokenizer
-from tests.unit.tokenizers_for_tests import ours
+from tests.unit.tokenizers_for_tests import SPECIAL, byte_level, ours
 
 LENGTH = 400
 
@@ -51,7 +53,7 @@ def test_the_demo_finds_its_needles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needles, "_LENGTHS", (0.2,))
     monkeypatch.setattr(needles, "_DEPTHS", (0.5,))
     model, tokenizer = load_model(assets.DEMO_DIR), Tokenizer.from_folder(assets.DEMO_DIR)
-    found = recall_grid(model, tokenizer, haystack_of(assets.DEMO_DIR, None), 1024)
+    found = NeedleTask.of(assets.DEMO_DIR, None, 1024).run(model, tokenizer)
     assert found.lengths == (192,)
     assert found.shares[0][0] >= 0.8
 
@@ -71,21 +73,21 @@ def test_shares_stand_where_they_belong(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(needles, "greedy_replies", replies)
     heard: list[str] = []
-    found = recall_grid(None, tokenizer, haystack, 1264, listener=heard.append)  # type: ignore[arg-type]
-    assert found.lengths == (150, 300, 600, 900, 1200)
+    lengths = NeedleTask.of(assets.DEMO_DIR, None, 1264).lengths
+    assert lengths == (150, 300, 600, 900, 1200)
+    model: Any = None
+    found = NeedleTask(lengths, haystack).run(model, tokenizer, listener=heard.append)
     assert found.shares[2] == (0.5, 0.5, 1.0, 1.0, 1.0)
     assert found.shares[3] == found.shares[4] == (0.0,) * 5
     assert asked == list(itertools.product(found.lengths, found.depths))
     assert heard[1] == "150 tokens, depth 25%"
-    with pytest.raises(UsageError, match="1024"):
-        recall_grid(None, tokenizer, haystack, 512)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece-like"])
 def test_a_text_is_a_haystack(kind: str) -> None:
     tokenizer = ours(kind)
     text = "".join(f"Sentence {number} is here. " for number in range(400))
-    haystack = TextHaystack("text.txt", tokenizer, text)
+    haystack = TextHaystack(tokenizer, text)
     for depth in (0.0, 0.5, 1.0):
         found = haystack(1200, depth)
         assert len(found) == needles.ITEMS
@@ -101,12 +103,16 @@ def test_a_text_is_a_haystack(kind: str) -> None:
 
 
 def test_what_is_no_haystack_is_refused(tmp_path: Path) -> None:
-    tokenizer = ours("byte-level")
-    with pytest.raises(SourceError, match="longer text"):
-        TextHaystack("text.txt", tokenizer, "short")(1200, 0.5)
-    (tmp_path / "tokenizer.json").write_text("{}")
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(SPECIAL))
+    text = tmp_path / "text.txt"
+    text.write_text("a short one")
+    with pytest.raises(UsageError, match="1024 tokens, not 512"):
+        NeedleTask.of(tmp_path, text, 512)
     with pytest.raises(UsageError, match="--text"):
-        haystack_of(tmp_path, None)
+        NeedleTask.of(tmp_path, None, 2048)
+    with pytest.raises(SourceError, match="has 11 tokens, the longest prompt 1984"):
+        NeedleTask.of(tmp_path, text, 2048)
 
 
 def test_the_picture_has_every_share_in_its_cell() -> None:
