@@ -73,7 +73,7 @@ def _promise(
     widths = [layer.expert_bits for layer in manifest.layers]
     recipe = manifest.recipe
     return budget.compressed_budget(
-        config, widths, recipe.group_size, context, kind, recipe.rest, kv_bits
+        config, widths, recipe.group_size, context, kind, recipe.rest, kv_bits, recipe.rotated
     )
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from compress import pruning, streams
+from compress.correction import fit_up
 from compress.data_free import ODP_QUANTILE, ODP_THRESHOLD, even_hessian
 from compress.host_memory import give_back
 from compress.projection import chunk_of
@@ -142,13 +144,13 @@ def quantize_head(
         hessian = even_hessian(weight.shape[1], weight.device)
     else:
         hessian = _stream_hessian(stream, norm)
-    (codes,) = quantize(weight, hessian, (bits,), group_size)
+    (codes,) = quantize.dense(weight, hessian, (bits,), group_size)
     return pack_codes(codes)
 
 
 def pack_codes(codes: Codes) -> PackedMatrix:
     """Codes as they are stored, in host memory; packed where they are."""
-    found = pack(codes.codes, codes.scale, codes.zero, codes.bits, codes.group_size)
+    found = pack(codes.codes, codes.scale, codes.zero, codes.bits, codes.group_size, codes.rotated)
     return PackedMatrix(found.shape, found.codes.cpu(), found.scales.cpu(), found.zeros.cpu())
 
 
@@ -186,7 +188,7 @@ def _quantize_attention(
     packed: dict[Projection, PackedMatrix] = {}
 
     def one(name: Projection, linear: Linear, hessian: Hessian) -> Linear:
-        (codes,) = quantize(_weight(linear), hessian, (DENSE_BITS,), group_size)
+        (codes,) = quantize.dense(_weight(linear), hessian, (DENSE_BITS,), group_size)
         packed[name] = pack_codes(codes)
         return FloatLinear(codes.dequantize())
 
@@ -208,7 +210,7 @@ def _quantize_router(
     """Quantize the router for the stream past the layer's attention; it is exchanged for what the
     codes stand for."""
     hessian = _stream_hessian(hidden, layer.post_norm)
-    (codes,) = quantize(_weight(layer.router), hessian, (bits,), group_size)
+    (codes,) = quantize.dense(_weight(layer.router), hessian, (bits,), group_size)
     layer.router = FloatLinear(codes.dequantize())
     return pack_codes(codes)
 
@@ -242,13 +244,15 @@ def _quantize_expert(
     """
     expert = experts.read(index)
     hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-    chunk = chunk_of(inner)
-    hessian = expert_hessian(block, index, hidden, chunk, torch.clone)
-    (gate_up,) = quantize(expert.gate_up.float(), hessian, (bits,), group_size)
+    chunk, turn = chunk_of(inner), partial(quantize.turn, group_size=group_size)
+    hessian = expert_hessian(block, index, hidden, chunk, turn)
+    (gate_up,) = quantize(turn(expert.gate_up.float()), hessian, (bits,), group_size)
     del hessian
+    if quantize.corrected:
+        (gate_up,) = fit_up(block, index, expert, (gate_up,), chunk)
     expert = expert.replaced(gate_up=gate_up.dequantize())
-    hessian = expert_hessian(block, index, inner, chunk, expert.inner)
-    (down,) = quantize(expert.down.float(), hessian, (bits,), group_size)
+    hessian = expert_hessian(block, index, inner, chunk, lambda x: turn(expert.inner(x)))
+    (down,) = quantize(turn(expert.down.float()), hessian, (bits,), group_size)
     del hessian
     expert = expert.replaced(down=down.dequantize())
     tokens, weights = block.routed(index)

@@ -11,11 +11,13 @@ the head, ||D M^T||_F^2 = sum(D (M^T M) * D).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from compress import streams
+from compress.correction import fit_up
 from compress.projection import FLOAT32, HALF, work_bytes
 from compress.quantizers import Quantizer
 from compress.routed import Expert, MoeBlock, expert_of
@@ -205,10 +207,14 @@ class _Run:
     def _trials(self, block: MoeBlock, index: int, expert: Expert) -> list[Expert]:
         """The expert at each width."""
         hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-        hessian = expert_hessian(block, index, hidden, CHUNK, torch.clone)
-        gate_ups = self._quantize(expert.gate_up.float(), hessian, self._widths, self._group_size)
-        hessian = expert_hessian(block, index, inner, CHUNK, expert.inner)
-        downs = self._quantize(expert.down.float(), hessian, self._widths, self._group_size)
+        quantize, size = self._quantize, self._group_size
+        turn = partial(quantize.turn, group_size=size)
+        hessian = expert_hessian(block, index, hidden, CHUNK, turn)
+        gate_ups = quantize(turn(expert.gate_up.float()), hessian, self._widths, size)
+        if quantize.corrected:
+            gate_ups = fit_up(block, index, expert, gate_ups, CHUNK)
+        hessian = expert_hessian(block, index, inner, CHUNK, lambda x: turn(expert.inner(x)))
+        downs = quantize(turn(expert.down.float()), hessian, self._widths, size)
         return [
             expert.replaced(gate_up.dequantize(), down.dequantize())
             for gate_up, down in zip(gate_ups, downs, strict=True)

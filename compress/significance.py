@@ -5,12 +5,14 @@ Everything is measured on the full-precision stream, so it does not depend on an
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from compress import streams
 from compress.allocation import LayerScores
+from compress.correction import fit_up
 from compress.host_memory import give_back
 from compress.projection import chunk_of
 from compress.quantizers import Quantizer
@@ -112,13 +114,16 @@ def _score_expert(
     if not widths:
         _changes(block, index, expert, (), mixed, chunk)
         return (), ()
-    hessian = expert_hessian(block, index, hidden, chunk, torch.clone)
+    turn = partial(quantize.turn, group_size=group_size)
+    hessian = expert_hessian(block, index, hidden, chunk, turn)
     outer_trace = hessian.diagonal.mean()
-    gate_ups = quantize(expert.gate_up.float(), hessian, widths, group_size)
+    gate_ups = quantize(turn(expert.gate_up.float()), hessian, widths, group_size)
     del hessian
-    hessian = expert_hessian(block, index, inner, chunk, expert.inner)
+    if quantize.corrected:
+        gate_ups = fit_up(block, index, expert, gate_ups, chunk)
+    hessian = expert_hessian(block, index, inner, chunk, lambda x: turn(expert.inner(x)))
     inner_trace = hessian.diagonal.mean()
-    downs = quantize(expert.down.float(), hessian, widths, group_size)
+    downs = quantize(turn(expert.down.float()), hessian, widths, group_size)
     del hessian
     trials = [
         expert.replaced(gate_up.dequantize(), down.dequantize())

@@ -135,9 +135,11 @@ def compressed_budget(
     kind: DeviceKind,
     rest: RestBits = AS_IT_IS,
     kv_bits: KvBits = 16,
+    rotated: bool = False,
 ) -> Budget:
-    """What a compressed checkpoint with these widths takes at ``context`` tokens."""
-    experts = sum(expert_bytes(config, bits, group_size) for bits in expert_bits)
+    """What a compressed checkpoint with these widths takes at ``context`` tokens; where ``rotated``
+    its experts are, and store no zero points."""
+    experts = sum(expert_bytes(config, bits, group_size, rotated) for bits in expert_bits)
     return Budget(
         weights=dense_bytes(config, group_size, kind, rest) + experts,
         kv_cache=kv_cache_bytes(config, context, kind, kv_bits),
@@ -152,10 +154,11 @@ def nominal_budget(
     context: int,
     kind: DeviceKind,
     kv_bits: KvBits = 16,
+    rotated: bool = False,
 ) -> Budget:
     """What a checkpoint of this mean width will take, before its allocation is known."""
     layers = (spread_bits(nominal_bits, config.num_experts),) * config.num_layers
-    return compressed_budget(config, layers, group_size, context, kind, AS_IT_IS, kv_bits)
+    return compressed_budget(config, layers, group_size, context, kind, AS_IT_IS, kv_bits, rotated)
 
 
 def original_budget(
@@ -177,11 +180,12 @@ def largest_that_fits(
     free_bytes: int,
     below: float = math.inf,
     kv_bits: KvBits = 16,
+    rotated: bool = False,
 ) -> float | None:
     """The largest planned width under ``below`` that fits into ``free_bytes``, None if none."""
 
     def need(bits: float) -> Budget:
-        return nominal_budget(config, bits, group_size, context, kind, kv_bits)
+        return nominal_budget(config, bits, group_size, context, kind, kv_bits, rotated)
 
     planned = [bits for bits in NOMINAL_BITS + WIDE_BITS if bits < below]
     return max((bits for bits in planned if need(bits).fits(free_bytes)), default=None)
@@ -196,9 +200,12 @@ def longest_context(
     return fitting * CONTEXT_STEP or None
 
 
-def expert_bytes(config: ModelConfig, bits: Sequence[int], group_size: int) -> int:
+def expert_bytes(
+    config: ModelConfig, bits: Sequence[int], group_size: int, rotated: bool = False
+) -> int:
     """Codes, scales and zero points of one layer's experts."""
-    layout = arena_layout(tuple(bits), config.hidden_size, config.intermediate_size, group_size)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    layout = arena_layout(tuple(bits), hidden, inner, group_size, rotated)
     return layout.code_bytes + layout.metadata_bytes
 
 

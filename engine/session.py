@@ -53,15 +53,24 @@ class _Checkpoint:
         widths = [layer.expert_bits for layer in self.manifest.layers]
         recipe = self.manifest.recipe
         return budgets.compressed_budget(
-            self.config, widths, recipe.group_size, context, kind, recipe.rest, self.kv_bits
+            self.config,
+            widths,
+            recipe.group_size,
+            context,
+            kind,
+            recipe.rest,
+            self.kv_bits,
+            recipe.rotated,
         )
 
     def advice(self, context: int, kind: budgets.DeviceKind, free_bytes: int) -> str:
         """What to do when this does not fit: the next smaller choice that does."""
-        group_size = self.manifest.recipe.group_size if self.manifest else budgets.GROUP_SIZE
+        recipe = self.manifest.recipe if self.manifest else None
+        group_size = recipe.group_size if recipe else budgets.GROUP_SIZE
+        rotated = recipe is not None and recipe.rotated
         below = self.nominal_bits or math.inf
         bits = budgets.largest_that_fits(
-            self.config, group_size, context, kind, free_bytes, below, self.kv_bits
+            self.config, group_size, context, kind, free_bytes, below, self.kv_bits, rotated
         )
         shorter = budgets.longest_context(
             self.config, lambda tokens: self.budget(tokens, kind), free_bytes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app import sources
 from app.arguments import Commands, add_json, positive, print_json, size
-from app.commands.models import facts, table
+from app.commands.models import facts, quality_lines, table
 from app.commands.plan import card, source_config
 from app.following import compress_here
 from app.jobs import Job
@@ -21,7 +21,7 @@ ALLOCATORS = (
     *("pmq", "pmq-free", "global", "uniform", "random", "frequency", "weight", "fnorm"),
     *("fnorm-free", "hessian", "bsp"),
 )
-QUANTIZERS = ("refined", "gptq", "rtn", "hqq", "minmax")
+QUANTIZERS = ("rotated", "corrected", "refined", "gptq", "rtn", "hqq", "minmax")
 """As in `compress.allocation` and `compress.quantizers`, which take a second to import."""
 
 _DEFAULT_BITS = 2.5
@@ -97,11 +97,12 @@ def run(options: argparse.Namespace) -> None:
 
 def show_result(folder: Path, as_json: bool) -> None:
     """Print what a finished compression has made."""
-    result = facts(folder.name, folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    result = facts(folder.name, folder, manifest)
     if as_json:
         print_json(result)
     else:
-        print(table([result]))
+        print(f"{table([result])}\n\n{quality_lines(manifest)}")
 
 
 def _job(options: argparse.Namespace) -> Job:

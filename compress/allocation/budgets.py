@@ -135,9 +135,11 @@ def plan_model_budget(
     config: ModelConfig,
     group_size: int,
     expert_bytes: int | None = None,
+    rotated: bool = False,
 ) -> ModelBudget:
     """The bytes that the experts of all layers may take, for an allocator over all layers.
 
+    Those of ``rotated`` ones are fewer: they store no zero points.
     ``expert_bytes``, or, if that is None, what the evenest spread of ``bits`` takes. BSP takes
     what it takes: a quarter of the layers at 4 bits, at least one, and the rest at 2.
     Raises UsageError for a width outside 1 .. 4 or one that BSP does not give, AllocationError
@@ -146,9 +148,9 @@ def plan_model_budget(
     if not needs_all_layers(allocator):
         raise ValueError(f"{allocator} decides on one layer at a time")
     if allocator == "bsp":
-        return _bsp_budget(bits, config, group_size, expert_bytes)
+        return _bsp_budget(bits, config, group_size, expert_bytes, rotated)
     widths = _choices(bits)
-    prices = _prices(config, widths, group_size)
+    prices = _prices(config, widths, group_size, rotated)
     experts = config.num_layers * config.num_experts
     if expert_bytes is None:
         spread = byte_counts.spread_bits(bits, experts)
@@ -172,7 +174,7 @@ def bsp_layers(layers: int) -> int:
 
 
 def _bsp_budget(
-    bits: float, config: ModelConfig, group_size: int, expert_bytes: int | None
+    bits: float, config: ModelConfig, group_size: int, expert_bytes: int | None, rotated: bool
 ) -> ModelBudget:
     if bits != _BSP_BITS or expert_bytes is not None:
         raise UsageError(
@@ -181,13 +183,15 @@ def _bsp_budget(
         )
     wide = bsp_layers(config.num_layers)
     narrow = config.num_layers - wide
-    prices = _prices(config, BSP_WIDTHS, group_size)
+    prices = _prices(config, BSP_WIDTHS, group_size, rotated)
     total = config.num_experts * (narrow * prices[0] + wide * prices[1])
     mean = (narrow * BSP_WIDTHS[0] + wide * BSP_WIDTHS[1]) / config.num_layers
     note = f"bsp: {wide} of {config.num_layers} layers at {BSP_WIDTHS[1]} bits, {mean:g} bits"
     return ModelBudget(total, prices, (note,), BSP_WIDTHS)
 
 
-def _prices(config: ModelConfig, widths: tuple[int, ...], group_size: int) -> tuple[int, ...]:
+def _prices(
+    config: ModelConfig, widths: tuple[int, ...], group_size: int, rotated: bool
+) -> tuple[int, ...]:
     """Bytes of one expert at each width."""
-    return tuple(byte_counts.expert_bytes(config, (bits,), group_size) for bits in widths)
+    return tuple(byte_counts.expert_bytes(config, (bits,), group_size, rotated) for bits in widths)

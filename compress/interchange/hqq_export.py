@@ -23,6 +23,7 @@ from engine.checkpoint import (
     sync,
 )
 from engine.config import ModelConfig
+from engine.errors import UsageError
 from engine.integrity import ensure_verified
 from engine.layout import arena_layout
 from engine.manifest import DENSE_FILE, MANIFEST_NAME, Manifest, layer_file
@@ -141,6 +142,11 @@ def _states(matrices: Mapping[str, PackedMatrix]) -> dict[str, Tensor]:
 def _needed_bytes(folder: Path, manifest: Manifest, config: ModelConfig) -> int:
     """Bytes of the export, roundly from above. Raises UsageError for what hqq cannot hold."""
     group_size = manifest.recipe.group_size
+    if manifest.recipe.rotated:
+        raise UsageError(
+            f"the experts of {manifest.name} are rotated, which hqq's layers are not: compress "
+            "with --quantizer refined to export"
+        )
     attention = sum(state_bytes(shape) for shape in attention_shapes(config, group_size).values())
     total = sum(record.bytes for name, record in manifest.files.items() if name == DENSE_FILE)
     if head := manifest.recipe.rest.head_shape(config, group_size):

@@ -8,28 +8,38 @@ from torch import Tensor
 
 from compress.quantizers.grid import Codes, decode
 from compress.rounding_memory import CHUNK_ELEMENTS
+from engine.packing import centre
 
 
 @dataclass(frozen=True)
 class Draft:
     """Codes uint8 [O, I], and their scales and zeros [O, G]: values of float16, but in the type of
-    the weights; zero is 1/2 at 1 bit."""
+    the weights. At 1 bit, and where ``rotated``, zeros are the middle of the codes and stay so."""
 
     codes: Tensor
     scale: Tensor
     zero: Tensor
     bits: int
+    rotated: bool = False
 
     @classmethod
-    def empty(cls, weights: Tensor, bits: int, group_size: int) -> "Draft":
+    def empty(cls, weights: Tensor, bits: int, group_size: int, rotated: bool = False) -> "Draft":
         """Room for the codes of weights [O, I], on their device."""
         rows, inputs = weights.shape
-        grid = weights.new_empty(rows, inputs // group_size)
-        return cls(torch.empty_like(weights, dtype=torch.uint8), grid, torch.empty_like(grid), bits)
+        scale = weights.new_empty(rows, inputs // group_size)
+        zero = torch.full_like(scale, centre(bits))
+        codes = torch.empty_like(weights, dtype=torch.uint8)
+        return cls(codes, scale, zero, bits, rotated)
 
     def rows(self, which: slice) -> "Draft":
         """Some of the rows; what is written there is written here."""
-        return Draft(self.codes[which], self.scale[which], self.zero[which], self.bits)
+        codes, scale, zero = self.codes[which], self.scale[which], self.zero[which]
+        return Draft(codes, scale, zero, self.bits, self.rotated)
+
+    @property
+    def centred(self) -> bool:
+        """Whether its zeros are the middle of the codes."""
+        return self.bits == 1 or self.rotated
 
     @property
     def group_size(self) -> int:
@@ -44,8 +54,9 @@ class Draft:
 
     def finish(self) -> Codes:
         """The codes."""
-        zero = None if self.bits == 1 else self.zero.half()
-        return Codes(self.codes, self.scale.half(), zero, self.bits, self.group_size)
+        zero = None if self.centred else self.zero.half()
+        scale = self.scale.half()
+        return Codes(self.codes, scale, zero, self.bits, self.group_size, self.rotated)
 
 
 def row_chunks(weights: Tensor, widths: int) -> Iterator[slice]:

@@ -31,10 +31,14 @@ def quantize_gptq(
 
 
 def draft_gptq(
-    weights: Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
+    weights: Tensor,
+    hessian: Hessian,
+    widths: Sequence[int],
+    group_size: int,
+    rotated: bool = False,
 ) -> tuple[Draft, ...]:
     """Like `quantize_gptq`, with codes that can still be changed."""
-    drafts = tuple(Draft.empty(weights, bits, group_size) for bits in widths)
+    drafts = tuple(Draft.empty(weights, bits, group_size, rotated) for bits in widths)
     elimination = hessian.elimination(group_size)
     for rows in row_chunks(weights, len(widths)):
         parts = tuple(draft.rows(rows) for draft in drafts)

@@ -7,17 +7,22 @@ weights this comes within 1 to 4 % of trying a thousand pairs of ends; min-max l
 
 Scales and zero points are rounded to float16, as they are stored, BEFORE any code is computed, so
 that codes are right for what is read back. At 1 bit the code is a sign: zero is 1/2 and not
-stored, scale is twice the magnitude (B = sign(W), stored as (B + 1) / 2).
+stored, scale is twice the magnitude (B = sign(W), stored as (B + 1) / 2). Of a rotated matrix
+(`engine.hadamard`) the zero is the middle of the codes at every width, and only the scale is
+searched for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-SIGN_ZERO = 0.5
+from engine.hadamard import rotate
+from engine.packing import centre
+
 _SHRINKS = tuple(1.0 - 0.08 * step for step in range(1, 9))
 _MOVES = (0.12, 0.06, 0.03, -0.03, -0.06)
+_STRETCHES = (1.06, 0.94, 1.03, 0.97)
 _REFITS = 2
 _FLAT = 1e-12
 _SMALLEST_SCALE = 2.0**-24
@@ -28,7 +33,8 @@ _LARGEST_SCALE = 65504.0
 class Codes:
     """A matrix as codes: W = (codes - zero) * scale.
 
-    codes uint8 [O, I]; scale float16 [O, G]; zero float16 [O, G], None at 1 bit.
+    codes uint8 [O, I]; scale float16 [O, G]; zero float16 [O, G], None where it is the middle of
+    the codes: at 1 bit, and where W is ``rotated``.
     """
 
     codes: Tensor
@@ -36,21 +42,27 @@ class Codes:
     zero: Tensor | None
     bits: int
     group_size: int
+    rotated: bool = False
 
     def dequantize(self) -> Tensor:
-        """The weights these codes stand for, float32 [O, I]."""
+        """The weights these codes stand for, float32 [O, I], of inputs that are not rotated."""
         # In place: these are the largest tensors that a true-width model needs.
         levels = split_groups(self.codes, self.group_size).float()  # [O, G, g]
-        offset = SIGN_ZERO if self.zero is None else self.zero.unsqueeze(-1).float()
-        return levels.sub_(offset).mul_(self.scale.unsqueeze(-1).float()).flatten(-2)  # [O, I]
+        offset = centre(self.bits) if self.zero is None else self.zero.unsqueeze(-1).float()
+        values = levels.sub_(offset).mul_(self.scale.unsqueeze(-1).float()).flatten(-2)  # [O, I]
+        return rotate(values, self.group_size) if self.rotated else values
+
+    def scaled(self, factors: Tensor) -> "Codes":
+        """With its rows multiplied by factors [O], as near as scales can be."""
+        scale = to_scale(self.scale.float() * factors.unsqueeze(1))
+        return replace(self, scale=scale)
 
     def split_rows(self, rows: int) -> "tuple[Codes, Codes]":
         """The first ``rows`` rows and the others."""
 
         def part(which: slice) -> Codes:
             zero = None if self.zero is None else self.zero[which]
-            codes, scale = self.codes[which], self.scale[which]
-            return Codes(codes, scale, zero, self.bits, self.group_size)
+            return replace(self, codes=self.codes[which], scale=self.scale[which], zero=zero)
 
         return part(slice(None, rows)), part(slice(rows, None))
 
@@ -60,14 +72,19 @@ def split_groups(matrix: Tensor, group_size: int) -> Tensor:
     return matrix.reshape(*matrix.shape[:-1], -1, group_size)
 
 
-def fit(weights: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
+def fit(
+    weights: Tensor, importance: Tensor, bits: int, rotated: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """Search scale and zero point of each group for the least weighted squared error.
 
     weights float [..., g]; importance float, >= 0, broadcastable to it: the error that counts is
-    sum(importance * (W - Q)^2). Returns scale and zero, float16 [...]; zero is None at 1 bit.
+    sum(importance * (W - Q)^2). Returns scale and zero, float16 [...]; zero is None at 1 bit and
+    where ``rotated``.
     """
     if bits == 1:
         return _fit_sign(weights, importance), None
+    if rotated:
+        return _fit_around_zero(weights, importance, bits), None
     top = 2**bits - 1
     # Zero stays within the range: a constant group then has a finite scale.
     low = weights.amin(-1).clamp(max=0.0)
@@ -94,32 +111,33 @@ def fit_min_max(weights: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
     return _half(low, weights.amax(-1).clamp(min=0.0) - low, 2**bits - 1)
 
 
+def _fit_around_zero(weights: Tensor, importance: Tensor, bits: int) -> Tensor:
+    """The scale of a grid whose zero is the middle of the codes; float16 [...]."""
+    top = 2**bits - 1
+    # The outermost codes on the outermost weights, then closer.
+    widest = 2 * weights.abs().amax(-1) / top
+    middle = torch.full_like(widest, centre(bits)).half()
+    widest = torch.where(widest > 0, widest, 1.0)
+    best = _Grids(weights, importance, top, to_scale(widest), middle)
+    for shrink in _SHRINKS:
+        best.try_scale(widest * shrink)
+    for stretch in _STRETCHES:
+        best.try_scale(best.scale.to(widest.dtype) * stretch)
+    for _ in range(_REFITS):
+        best.refit_scale()
+    return best.scale
+
+
 def encode(weights: Tensor, scale: Tensor, zero: Tensor | None, bits: int) -> Tensor:
     """Nearest codes, as floats [..., g], of weights [..., g] on the grid scale, zero [...]."""
-    offset = SIGN_ZERO if zero is None else zero.unsqueeze(-1).to(weights.dtype)
+    offset = centre(bits) if zero is None else zero.unsqueeze(-1).to(weights.dtype)
     levels = weights / scale.unsqueeze(-1).to(weights.dtype) + offset
     return levels.round_().clamp_(0, 2**bits - 1)
 
 
-class ColumnRounder:
-    """Rounds single inputs of all rows to one group's grid; set up once for a whole group."""
-
-    def __init__(self, scale: Tensor, zero: Tensor | None, bits: int, dtype: torch.dtype) -> None:
-        """Scale and zero float16 [O]; weights come in ``dtype``."""
-        self._step = scale.to(dtype)
-        self._offset = SIGN_ZERO if zero is None else zero.to(dtype)
-        self._top = 2**bits - 1
-
-    def round(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest level to each weight [O], and the weight it stands for."""
-        level = (weights / self._step).add_(self._offset).round_().clamp_(0, self._top)
-        return level, (level - self._offset).mul_(self._step)
-
-
-def decode(levels: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+def decode(levels: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """(levels - zero) * scale for levels [..., g] on the grid scale, zero [...]."""
-    offset = SIGN_ZERO if zero is None else zero.unsqueeze(-1).to(levels.dtype)
-    return (levels - offset) * scale.unsqueeze(-1).to(levels.dtype)
+    return (levels - zero.unsqueeze(-1).to(levels.dtype)) * scale.unsqueeze(-1).to(levels.dtype)
 
 
 def _fit_sign(weights: Tensor, importance: Tensor) -> Tensor:
@@ -164,6 +182,19 @@ class _Grids:
     def try_range(self, low: Tensor, width: Tensor) -> None:
         """Take the grid that spans low .. low + width in the groups where it is better."""
         self._try(*_half(low, width, self._top))
+
+    def try_scale(self, scale: Tensor) -> None:
+        """Take this scale, and the zero as it is, in the groups where it is better."""
+        self._try(to_scale(scale), self.zero)
+
+    def refit_scale(self) -> None:
+        """Try the weighted least-squares line W = scale * (q - zero) through the present codes."""
+        weights, share = self._weights, self._importance
+        levels = encode(weights, self.scale, self.zero, bits=self._top.bit_length())
+        x = levels.sub_(self.zero.unsqueeze(-1).to(levels.dtype))  # never 0: the zero is no level
+        square = (share * x.square()).sum(-1)
+        slope = (share * x * weights).sum(-1) / square.clamp(min=torch.finfo(square.dtype).tiny)
+        self._try(torch.where(square > 0, to_scale(slope), self.scale), self.zero)
 
     def refit(self) -> None:
         """Try the weighted least-squares line W = scale * q + offset through the present codes."""

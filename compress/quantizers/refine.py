@@ -25,10 +25,18 @@ SWEEPS = 3
 
 
 def quantize_refined(
-    weights: Tensor, hessian: Hessian, widths: Sequence[int], group_size: int, sweeps: int = SWEEPS
+    weights: Tensor,
+    hessian: Hessian,
+    widths: Sequence[int],
+    group_size: int,
+    sweeps: int = SWEEPS,
+    rotated: bool = False,
 ) -> tuple[Codes, ...]:
-    """Quantize weights [O, I] for inputs with the Hessian [I, I]: GPTQ, then ``sweeps``."""
-    drafts = draft_gptq(weights, hessian, widths, group_size)
+    """Quantize weights [O, I] for inputs with the Hessian [I, I]: GPTQ, then ``sweeps``.
+
+    Where ``rotated``, weights and Hessian are of rotated inputs.
+    """
+    drafts = draft_gptq(weights, hessian, widths, group_size, rotated)
     refine(weights, hessian, drafts, sweeps)
     return tuple(draft.finish() for draft in drafts)
 

@@ -35,7 +35,7 @@ class CpuGroups:
         _in_parts(
             len(weights),
             lambda first, last: loops.compensate_rows(
-                first, last, *inputs, top, *outputs, group, left
+                first, last, *inputs, top, draft.centred, *outputs, group, left
             ),
         )
 
@@ -55,7 +55,7 @@ class CpuGroups:
         _in_parts(
             len(weights),
             lambda first, last: loops.descend_rows(
-                first, last, *inputs, top, *outputs, group, left
+                first, last, *inputs, top, draft.centred, *outputs, group, left
             ),
         )
 

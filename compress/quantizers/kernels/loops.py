@@ -33,6 +33,7 @@ _INFINITY = np.float32(np.inf)
 _REFITS = 2
 _SHRINKS = np.array([1.0 - 0.08 * step for step in range(1, 9)], np.float32)
 _MOVES = np.array((0.12, 0.06, 0.03, -0.03, -0.06), np.float32)
+_STRETCHES = np.array((1.06, 0.94, 1.03, 0.97), np.float32)
 
 
 @njit(**EXACT)
@@ -162,13 +163,63 @@ def _fit_signs(tile: Floats, importance: Floats, scale: Floats) -> None:
 
 
 @njit(**FUSED)
-def fit_tile(
+def _fit_around_zero(
     tile: Floats, importance: Floats, top: np.float32, scale: Floats, zero: Floats
+) -> None:
+    """The search of `grid.fit` for a rotated matrix."""
+    middle = _HALF * top
+    zero[:] = middle
+    widest = np.zeros(LANES, np.float32)
+    for i in range(len(tile)):
+        row = tile[i]
+        for r in range(LANES):
+            widest[r] = abs(row[r]) if abs(row[r]) > widest[r] else widest[r]
+    for r in range(LANES):
+        widest[r] = widest[r] / middle if widest[r] > _ZERO else _ONE
+        scale[r] = _to_scale(widest[r])
+    loss, trial_scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    trial, best = (trial_scale, zero), (scale, zero, loss)
+    _losses(tile, importance, scale, zero, top, loss)
+    for shrink in _SHRINKS:
+        for r in range(LANES):
+            trial_scale[r] = _to_scale(widest[r] * shrink)
+        _try(tile, importance, top, trial, best)
+    for stretch in _STRETCHES:
+        for r in range(LANES):
+            trial_scale[r] = _to_scale(scale[r] * stretch)
+        _try(tile, importance, top, trial, best)
+    square, product = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    for _ in range(_REFITS):
+        square[:], product[:] = _ZERO, _ZERO
+        inverse = _ONE / scale
+        for i in range(len(tile)):
+            row, share = tile[i], importance[i]
+            for r in range(LANES):
+                x = _nearest(row[r] * inverse[r] + middle, top) - middle
+                square[r] += share * x * x
+                product[r] += share * x * row[r]
+        for r in range(LANES):
+            step = product[r] / (square[r] if square[r] > _TINY else _TINY)
+            trial_scale[r] = _to_scale(step) if square[r] > _ZERO else scale[r]
+        _try(tile, importance, top, trial, best)
+
+
+@njit(**FUSED)
+def fit_tile(
+    tile: Floats,
+    importance: Floats,
+    top: np.float32,
+    centred: bool,
+    scale: Floats,
+    zero: Floats,
 ) -> None:
     """Scale and zero [LANES] of a tile's rows: the search of `grid.fit`, with its candidates."""
     if top == _ONE:
         zero[:] = _HALF
         _fit_signs(tile, importance, scale)
+        return
+    if centred:
+        _fit_around_zero(tile, importance, top, scale, zero)
         return
     low, high = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
     for i in range(len(tile)):
@@ -235,6 +286,7 @@ def compensate_rows(
     couplings: Floats,
     importance: Floats,
     top: np.float32,
+    centred: bool,
     codes: Bytes,
     scales: Floats,
     zeros: Floats,
@@ -250,7 +302,7 @@ def compensate_rows(
         for r in range(count):
             for i in range(size):
                 targets[i, r] = weights[start + r, columns[i]] + changes[start + r, i]
-        fit_tile(targets, importance, top, scale, zero)
+        fit_tile(targets, importance, top, centred, scale, zero)
         _round_tile(targets, targets, couplings, (scale, zero), top, levels)
         for r in range(count):
             scales[start + r, group], zeros[start + r, group] = scale[r], zero[r]
@@ -266,7 +318,7 @@ def _refit(
     base: Floats,
     slope: Floats,
     own: Floats,
-    top: np.float32,
+    centred: bool,
     scale: Floats,
     zero: Floats,
 ) -> None:
@@ -299,9 +351,9 @@ def _refit(
             g1[r] += down[r]
     stretch, shift = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     for r in range(LANES):
-        if top == _ONE:
+        if centred:
             trial = _to_scale(scale[r] + gx[r] / xx[r])
-            trial_zero = _HALF
+            trial_zero = zero[r]
         else:
             determinant = xx[r] * ones - x1[r] * x1[r]
             # One level for the whole group: x and 1 are the same direction, no single step.
@@ -333,6 +385,7 @@ def descend_rows(
     own: Floats,
     couplings: Floats,
     top: np.float32,
+    centred: bool,
     codes: Bytes,
     scales: Floats,
     zeros: Floats,
@@ -353,7 +406,7 @@ def descend_rows(
             for i in range(size):
                 levels[i, r] = np.float32(codes[start + r, column + i])
                 slope[i, r] = slopes[start + r, i]
-        _refit(levels, base, slope, own, top, scale, zero)
+        _refit(levels, base, slope, own, centred, scale, zero)
         for i in range(size):
             down, value, curvature = slope[i], base[i], _ONE / own[i, i]
             for r in range(LANES):

@@ -54,8 +54,8 @@ class TorchGroups:
         base = weights[:, columns]
         targets = base + changes
         scale, zero = (
-            half.to(weights.dtype) if half is not None else torch.full_like(base[:, 0], 0.5)
-            for half in grid.fit(targets, importance, draft.bits)
+            half.to(weights.dtype) if half is not None else draft.zero[:, group].clone()
+            for half in grid.fit(targets, importance, draft.bits, draft.rotated)
         )
         levels = self._sweep(targets, None, couplings, scale, zero, 2**draft.bits - 1)
         draft.codes[:, columns] = levels.to(torch.uint8)
@@ -76,7 +76,7 @@ class TorchGroups:
         inputs = slice(group * size, (group + 1) * size)
         levels = draft.codes[:, inputs].to(weights.dtype)
         scale, zero = draft.scale[:, group].clone(), draft.zero[:, group].clone()
-        slopes -= _refit(levels, own, slopes, scale, zero, draft.bits) @ own
+        slopes -= _refit(levels, own, slopes, scale, zero, draft.centred) @ own
         base = grid.decode(levels, scale, zero)
         targets = base + slopes / own.diagonal()
         levels = self._sweep(targets, base, couplings, scale, zero, 2**draft.bits - 1)
@@ -86,17 +86,17 @@ class TorchGroups:
 
 
 def _refit(
-    levels: Tensor, own: Tensor, slope: Tensor, scale: Tensor, zero: Tensor, bits: int
+    levels: Tensor, own: Tensor, slope: Tensor, scale: Tensor, zero: Tensor, centred: bool
 ) -> Tensor:
     """Least-squares step of scale and zero [R], in place, where it lowers the error.
 
-    The group's weights are scale * x + offset with x = levels - zero; at 1 bit there is no
+    The group's weights are scale * x + offset with x = levels - zero; a ``centred`` grid has no
     offset. Returns how what the levels [R, g] stand for has changed.
     """
     x = levels - zero.unsqueeze(-1)
-    a, b = _step(x, own, slope, bits)
+    a, b = _step(x, own, slope, centred)
     trial = grid.to_scale(scale + a).to(scale.dtype)
-    trial_zero = zero if bits == 1 else (zero - b / trial).half().to(zero.dtype)
+    trial_zero = zero if centred else (zero - b / trial).half().to(zero.dtype)
     step = grid.decode(levels, trial, trial_zero) - grid.decode(levels, scale, zero)
     change = ((step @ own) * step).sum(-1) - 2 * (slope * step).sum(-1)
     better = change < 0  # float16 can spoil what least squares found
@@ -105,7 +105,7 @@ def _refit(
     return torch.where(better.unsqueeze(-1), step, 0.0)
 
 
-def _step(x: Tensor, own: Tensor, slope: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def _step(x: Tensor, own: Tensor, slope: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
     """The step (a, b) [R] in scale and offset that lowers the error of one group most.
 
     It changes the error by -2 (a G.x + b G.1) + [a b] N [a b]^T, with N the 2 x 2 products of x
@@ -113,7 +113,7 @@ def _step(x: Tensor, own: Tensor, slope: Tensor, bits: int) -> tuple[Tensor, Ten
     """
     under = x @ own
     xx, gx = (under * x).sum(-1), (slope * x).sum(-1)
-    if bits == 1:
+    if centred:
         return gx / xx, torch.zeros_like(gx)
     x1, ones, g1 = under.sum(-1), own.sum(), slope.sum(-1)
     determinant = xx * ones - x1.square()
