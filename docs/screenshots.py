@@ -16,6 +16,7 @@ from textual.pilot import Pilot
 
 from app import paths
 from app.screens.chat import ChatScreen
+from app.screens.report import ReportScreen
 from app.tui import McChatApp
 from app.widgets.header import HeaderLine
 from app.widgets.job_view import JobView
@@ -63,6 +64,9 @@ async def first_run(pilot: Pilot[None]) -> None:
     job = pilot.app.screen.query_one(JobView)
     await wait_until(pilot, lambda: job.progress and job.progress.fraction > 0.4)
     save(pilot, "compressing")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ReportScreen))
+    save(pilot, "report")
+    await pilot.press("enter")
     await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen) and is_ready(pilot))
 
 

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from math import isfinite
+from math import hypot, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -196,12 +196,27 @@ class Manifest:
         widths = [bits for layer in self.layers for bits in layer.expert_bits]
         return sum(widths) / len(widths)
 
+    def expert_errors(self) -> list[float | None]:
+        """Of each layer what rounding its experts changes, as a share of the residual stream behind
+        it: their eps at the widths they have, added up as if they were independent. None where
+        that is not known."""
+        return [_expert_error(layer, self.recipe) for layer in self.layers]
+
     def to_json(self) -> str:
         """The text of `mc.json`; the same manifest gives the same bytes."""
         content = {**dataclasses.asdict(self), "recipe": self.recipe.to_dict()}
         if self.quality is None:
             del content["quality"]
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _expert_error(layer: LayerRecord, recipe: Recipe) -> float | None:
+    known = layer.errors and set(layer.expert_bits) <= set(layer.widths)
+    if recipe.error != "block" or not layer.stream_norm or not known:
+        return None
+    pairs = zip(layer.errors, layer.expert_bits, strict=True)
+    errors = [row[layer.widths.index(bits)] for row, bits in pairs]
+    return hypot(*errors) / layer.stream_norm
 
 
 def is_compressed(folder: Path) -> bool:

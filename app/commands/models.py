@@ -9,6 +9,7 @@ from typing import Any
 from app import models, units
 from app.arguments import Commands, add_json, print_json
 from app.progress_line import ProgressLine
+from app.quality_words import NOT_MEASURED, agreement_words, percent
 from app.render import safe_text
 from engine.errors import CheckpointError
 from engine.manifest import (
@@ -19,6 +20,7 @@ from engine.manifest import (
     read_manifest,
     verify_hashes,
 )
+from engine.quality import Quality
 
 
 def add(commands: Commands) -> None:
@@ -58,11 +60,13 @@ def list_models(options: argparse.Namespace) -> None:
 def info(options: argparse.Namespace) -> None:
     """Everything `mc.json` says, in short."""
     folder = compressed_folder(options.model)
-    result = facts(folder.name, folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    result = facts(folder.name, folder, manifest)
     if options.json:
         print_json(result)
         return
     print(table([result]))
+    print(f"\n{quality_lines(manifest)}")
     print(safe_text(_details(result)))
 
 
@@ -101,7 +105,25 @@ def facts(name: str, folder: Path, manifest: Manifest) -> dict[str, Any]:
         "expert_bits": [layer.expert_bits for layer in manifest.layers],
         "unforced_bits": [layer.unforced_bits for layer in manifest.layers],
         "odp_thresholds": [layer.odp_threshold for layer in manifest.layers],
+        "expert_errors": manifest.expert_errors(),
+        "quality": _quality(manifest.quality),
     }
+
+
+def _quality(found: Quality | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    facts = dataclasses.asdict(found)
+    if found.agreement is not None:
+        facts["agreement"]["perplexity_ratio"] = found.agreement.perplexity_ratio
+    return facts
+
+
+def quality_lines(manifest: Manifest) -> str:
+    """What was measured when it was made, nothing if nothing was."""
+    found = manifest.quality
+    words = agreement_words(found.agreement) if found and found.agreement else [NOT_MEASURED]
+    return safe_text("\n".join(words))
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -127,15 +149,19 @@ def _details(model: dict[str, Any]) -> str:
         *_rest(recipe),
         *recipe["notes"],
         "",
-        "layer  bits of each expert    ODP threshold",
+        "layer  bits of each expert    ODP threshold  experts' error  stream's error",
     ]
+    quality = model["quality"]
+    stream_errors = quality["stream_errors"] if quality else ()
     for layer, bits in enumerate(model["expert_bits"]):
+        stream_error = stream_errors[layer] if layer < len(stream_errors) else None
         unforced = model["unforced_bits"][layer]
         beside = (
             f"  without forced widths: {_widths(unforced)}" if unforced not in ((), bits) else ""
         )
         lines.append(
-            f"{layer:>5}  {_widths(bits):<21}  {model['odp_thresholds'][layer]:>13.3f}{beside}"
+            f"{layer:>5}  {_widths(bits):<21}  {model['odp_thresholds'][layer]:>13.3f}  "
+            f"{percent(model['expert_errors'][layer]):>14}  {percent(stream_error):>14}{beside}"
         )
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ from app.screens.expert_map import ExpertMapScreen
 from app.screens.job_screen import JobScreen
 from app.screens.joining import joining
 from app.screens.publishing import PublishScreen
+from app.screens.report import ReportScreen
 from app.screens.transferring import TransferScreen
 from app.services import Services
 from app.units import size
@@ -130,6 +131,8 @@ class ModelsScreen(Screen[Wanted | None]):
         elif isinstance(model, InstalledModel) and event.what == "map":
             told = self._services.events if model.name == self._in_use else None
             self.app.push_screen(ExpertMapScreen(model.name, model.manifest, told))
+        elif isinstance(model, InstalledModel) and event.what == "report":
+            self.app.push_screen(ReportScreen(model.name, model.manifest))
         elif isinstance(model, InstalledModel) and event.what == "publish":
             self._publish(model)
         elif isinstance(model, InstalledModel) and not self._verifying:

@@ -16,7 +16,7 @@ from app.units import size
 
 NO_NAME = "Write it like OWNER/NAME: your name on the hub, or an organisation's, then a new name."
 CHOICES = (
-    ("private", "only you, or your organisation, can see it"),
+    ("private", "only you and your organisation see it"),
     ("public", "anybody can find and download it"),
 )
 
@@ -39,7 +39,7 @@ class PublishScreen(ModalScreen[TransferJob | None]):
         """What goes, where to, and who sees it."""
         with Vertical(classes="dialog") as dialog:
             dialog.border_title = safe_text(f"Publish {self._model.name}")
-            dialog.border_subtitle = "Enter uploads · Tab private or public · Esc goes back"
+            dialog.border_subtitle = "Enter uploads · Tab chooses · Esc closes"
             yield Static(_contents(self._model), markup=False)
             name = Input(f"/{self._model.name}", placeholder="OWNER/NAME", compact=True)
             name.cursor_blink = False

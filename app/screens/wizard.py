@@ -21,6 +21,7 @@ from app.load_choices import LoadChoice, remember
 from app.render import safe_text
 from app.screens.compressing import CompressScreen
 from app.screens.joining import joining
+from app.screens.report import ReportScreen
 from app.screens.transferring import TransferScreen
 from app.services import Services
 from app.units import size
@@ -30,8 +31,8 @@ from app.widgets.running_line import RunningLine
 from app.widgets.source_list import SourceList
 from compress.plan import Choice, Plan, plan
 from engine import protocol
-from engine.errors import McChatError
-from engine.manifest import is_compressed
+from engine.errors import CheckpointError, McChatError
+from engine.manifest import is_compressed, read_manifest
 
 DEMO, MIXTRAL, OTHER = range(3)
 SOURCES = (
@@ -238,11 +239,21 @@ class WizardScreen(Screen[Path | None]):
         done = await self.app.push_screen_wait(screen)
         self.query_one(RunningLine).look()
         if done is not None:
+            await self._report(Path(done.folder))
             self.dismiss(Path(done.folder))
         elif jobs.running(screen.place):
             self._say(IN_BACKGROUND)
         else:
             self._say("Stopped. What was done is kept: Enter goes on from there.")
+
+    async def _report(self, folder: Path) -> None:
+        """Show how good it has become, where that was measured."""
+        try:
+            manifest = read_manifest(folder)
+        except CheckpointError:
+            return  # the chat says what is wrong when it loads it
+        if manifest.quality is not None:
+            await self.app.push_screen_wait(ReportScreen(models.display_name(folder), manifest))
 
     # --- what the engine tells ----------------------------------------------------------------
 
@@ -280,7 +291,15 @@ class WizardScreen(Screen[Path | None]):
         longest = source.config.max_context
         context = None if self._tokens is None else min(self._tokens, longest)
         only = source.build.nominal_bits if source.build else None
-        return plan(source.config, device, context, source.preferred_bits, self._devices, only=only)
+        return plan(
+            source.config,
+            device,
+            context,
+            source.preferred_bits,
+            self._devices,
+            only=only,
+            kv_bits=self._services.settings.kv_bits,
+        )
 
     def _show_machine(self) -> None:
         lines = [

@@ -23,6 +23,7 @@ class ModelList(OptionList):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select", "Load", key_display="Enter"),
+        Binding("r", "wish('report')", "Report"),
         Binding("m", "wish('map')", "Map"),
         Binding("v", "wish('verify')", "Verify"),
         Binding("p", "wish('publish')", "Publish"),

@@ -5,6 +5,7 @@ from collections import Counter
 
 from compress.hub.repository import is_repository_name
 from engine.manifest import FULL_BITS, Manifest, Recipe
+from engine.quality import Quality
 
 _TAGS = ("mixtral", "mixture-of-experts", "quantized", "mixed-precision", "mc-chat")
 _PAPER = "https://arxiv.org/abs/2410.06270"
@@ -54,6 +55,7 @@ def _text(manifest: Manifest, repository: str) -> list[str]:
         f"| {sizes.bits_per_expert_weight:.3f} |",
         f"| bits per weight, everything included | {sizes.bits_per_weight:.3f} |",
         "",
+        *_quality(manifest.quality),
         "## Recipe",
         "",
         *_recipe(manifest.recipe),
@@ -65,6 +67,23 @@ def _text(manifest: Manifest, repository: str) -> list[str]:
         f"The method is that of [Mixture Compressor (Huang et al., ICLR 2025)]({_PAPER}). "
         "`mc.json` has all of this, what each expert's width was decided by, and the SHA-256 of "
         "every file, which `mc-chat pull` and `mc-chat verify` check.",
+    ]
+
+
+def _quality(quality: Quality | None) -> list[str]:
+    if quality is None or quality.agreement is None:
+        return []
+    found = quality.agreement
+    kind = "not seen while compressing" if found.held_out else "to which the codes were fitted"
+    return [
+        "## Beside the original",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| the same likeliest next token | {found.same_token:.1%} |",
+        f"| perplexity, times the original's | {found.perplexity_ratio:.3f} |",
+        f"| measured on | {found.tokens:,} tokens of {_plain(found.text)}, {kind} |",
+        "",
     ]
 
 

@@ -13,8 +13,11 @@ import pytest
 
 import assets
 from app import jobs, loading, paths
+from app.quality_words import NOT_MEASURED
 from engine import integrity
+from engine.manifest import read_manifest
 from engine.protocol import Device, Generate, Message, SamplingOptions
+from engine.quality import Agreement, Quality
 from engine.session import Session
 from tests.checkpoints_for_tests import EXPERT_BITS, write_tiny_checkpoint
 from tests.commands_for_tests import Command, failed
@@ -180,6 +183,22 @@ def test_info_names_the_three_sizes_and_every_width(mc_chat: Command, tiny: Path
     assert "3 2 2 1" in text
     assert "router" not in text
     assert "0.600" in text
+
+
+def test_info_says_how_far_a_model_is_from_its_original(mc_chat: Command, tiny: Path) -> None:
+    assert mc_chat("info", "tiny", "--json").json["quality"] is None
+    assert NOT_MEASURED in mc_chat("info", "tiny").out
+    agreement = Agreement("notes.txt", False, 126, 0.8725, 6.0, 5.0)
+    quality = Quality((0.02, 0.055), agreement)
+    (tiny / "mc.json").write_text(replace(read_manifest(tiny), quality=quality).to_json())
+    found = mc_chat("info", "tiny", "--json").json["quality"]
+    assert found["stream_errors"] == [0.02, 0.055]
+    assert found["agreement"] == vars(agreement) | {"perplexity_ratio": 1.2}
+    text = mc_chat("info", "tiny").out
+    assert "87.2 % of the time" in text
+    assert "Perplexity 1.200 times the original's: 6.000 against 5.000." in text
+    assert "On 126 tokens of notes.txt: the calibration text, to which" in text
+    assert [line.split()[-2:] for line in text.splitlines()[-2:]] == [["2.0", "%"], ["5.5", "%"]]
 
 
 def test_models_lists_whole_and_damaged_ones(mc_chat: Command, home: Path) -> None:

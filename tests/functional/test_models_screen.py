@@ -7,13 +7,16 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from app import paths
+from app.quality_words import NOT_MEASURED
 from app.screens.chat import ChatScreen
 from app.screens.expert_map import ExpertMapScreen
 from app.screens.models import ModelsScreen
+from app.screens.report import ReportScreen
 from app.screens.wizard import WizardScreen
 from app.widgets.header import HeaderLine
 from app.widgets.model_list import ModelList
 from tests.checkpoints_for_tests import write_tiny_checkpoint
+from tests.fakes import fake_job
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
 SIZES = [(120, 36), (60, 20)]
@@ -113,6 +116,37 @@ async def test_removing_asks_and_spares_the_one_in_use():
         await choose(pilot, "broken")
         await pilot.press("x", "x")
         assert names(pilot) == ["demo"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_report_of_a_model_is_a_key_away(size: tuple[int, int]):
+    install_model("demo", fake_job.QUALITY)
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=size) as pilot:
+        await open_models(pilot)
+        await pilot.press("r")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ReportScreen))
+        words = [str(part.content) for part in pilot.app.screen.query(Static)]
+        whole = "\n".join(words)
+        assert "1.60 kB instead of 12.0 kB in 16 bits: 2.50 bits" in whole
+        assert "97.5 % of the time" in whole
+        assert "Perplexity 1.062 times the original's: 1.700 against 1.600." in whole
+        assert "On 8,176 tokens of demo corpus, held-out split: text that nothing" in whole
+        rows = [line for line in words[-1].splitlines() if "3 3 2 2" in line]
+        # Two experts at 3 bits with eps 0.1, two at 2 bits with 0.2, over a stream of norm 8.
+        assert [row.split()[-4:] for row in rows] == [
+            [error, "%", "(4.0", "%)"] for error in ("5.0", "6.2", "8.0", "12.1")
+        ]
+        bars = [row.count("█") for row in rows]
+        assert bars == sorted(bars)
+        assert bars[0] < bars[-1]
+        assert all(len(row) <= size[0] - 4 for row in rows)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+        await choose(pilot, "tiny")
+        await pilot.press("r")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ReportScreen))
+        words = [str(part.content) for part in pilot.app.screen.query(Static)]
+        assert any(NOT_MEASURED in text for text in words)
 
 
 async def test_the_wizard_and_the_map_are_a_key_away():

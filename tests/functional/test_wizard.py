@@ -19,6 +19,7 @@ from app.screens.compressing import CompressScreen
 from app.screens.help import HelpScreen
 from app.screens.models import ModelsScreen
 from app.screens.parting import PartingScreen
+from app.screens.report import ReportScreen
 from app.screens.transferring import TransferScreen
 from app.screens.wizard import LOOKING, WizardScreen
 from app.units import size
@@ -69,6 +70,15 @@ async def test_one_key_leads_from_nothing_to_a_chat():
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
         await wait_for_state(pilot, "ready")
         assert models.demo_installed()
+
+
+async def test_after_a_build_stands_how_good_it_is():
+    async with make_app(story="measured").run_test(size=(80, 24)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ReportScreen))
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
 
 
 async def test_the_machine_and_its_free_memory_are_shown():

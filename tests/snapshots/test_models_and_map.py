@@ -10,8 +10,11 @@ from app import paths
 from app.models import InstalledModel
 from app.screens.expert_map import ExpertMapScreen
 from app.screens.models import ModelsScreen
+from app.screens.publishing import PublishScreen
+from app.screens.report import ReportScreen
 from app.widgets.expert_map import ExpertMap
 from app.widgets.prompt import Prompt
+from tests.fakes import fake_job
 from tests.snapshots.test_screens import Scene, fixed_world  # noqa: F401 - a fixture
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
@@ -48,7 +51,25 @@ async def live_map(pilot: Pilot[None]) -> None:
     await pilot.press("1")
 
 
-@pytest.mark.parametrize("scene", [models_screen, live_map])
+async def report(pilot: Pilot[None]) -> None:
+    await wait_for_state(pilot, "ready")
+    install_model("demo", fake_job.QUALITY)
+    await pilot.press("f4")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+    await pilot.press("r")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ReportScreen))
+
+
+async def publishing(pilot: Pilot[None]) -> None:
+    await wait_for_state(pilot, "ready")
+    await pilot.press("f4")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+    await pilot.press("p")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, PublishScreen))
+    await pilot.press(*"ada", "tab")
+
+
+@pytest.mark.parametrize("scene", [models_screen, live_map, report, publishing])
 @pytest.mark.parametrize(
     ("theme", "size"),
     [("mc-chat", (80, 24)), ("mc-light", (120, 36)), ("mc-contrast", (60, 20))],
