@@ -33,6 +33,7 @@ from app.widgets.plan_table import PlanTable
 from app.widgets.prompt import Prompt
 from app.widgets.source_list import SourceList
 from compress.plan import Choice, PaperScore, Plan
+from engine.budget import KvBits
 from engine.config import ModelConfig
 from engine.protocol import Device
 from tests.chats_for_tests import say_all
@@ -49,6 +50,7 @@ def fixed_plan(
     preferred_bits: float | None = None,
     others: Sequence[Device] = (),
     only: float | None = None,
+    kv_bits: KvBits = 16,
 ) -> Plan:
     """Rows of all kinds; the real figures are other tests' business."""
     large = config.hidden_size > 1000
@@ -184,13 +186,14 @@ def test_compressing_what_is_downloaded(picture):
     assert picture(compress_until(0.31), story="downloads")
 
 
-def test_compression_stop_or_leave(picture):
-    async def scene(pilot: Pilot[None]) -> None:
-        await compress_until(0.55)(pilot)
-        await pilot.press("escape")
-        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+async def stop_or_leave(pilot: Pilot[None]) -> None:
+    await compress_until(0.55)(pilot)
+    await pilot.press("escape")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
 
-    assert picture(scene, story="hold")
+
+def test_compression_stop_or_leave(picture):
+    assert picture(stop_or_leave, story="hold")
 
 
 def test_compression_left_in_the_background(picture):
@@ -268,16 +271,17 @@ async def replied(pilot: Pilot[None], text: str) -> None:
     await wait_for_state(pilot, "ready")
 
 
-def test_chat_message_chosen(picture, model):
-    async def scene(pilot: Pilot[None]) -> None:
-        await replied(pilot, "What is a mixture of experts?")
-        await pilot.press("ctrl+g")
-        await wait_until(pilot, lambda: "2/2" in below(pilot))
-        await wait_for_state(pilot, "ready")
-        await pilot.press("shift+up")
-        await wait_until(pilot, lambda: isinstance(pilot.app.focused, ModelMessage))
+async def chat_with_one_chosen(pilot: Pilot[None]) -> None:
+    await replied(pilot, "What is a mixture of experts?")
+    await pilot.press("ctrl+g")
+    await wait_until(pilot, lambda: "2/2" in below(pilot))
+    await wait_for_state(pilot, "ready")
+    await pilot.press("shift+up")
+    await wait_until(pilot, lambda: isinstance(pilot.app.focused, ModelMessage))
 
-    assert picture(scene)
+
+def test_chat_message_chosen(picture, model):
+    assert picture(chat_with_one_chosen)
 
 
 def test_chat_editing_with_a_file(picture, model, tmp_path, monkeypatch):
@@ -292,13 +296,14 @@ def test_chat_editing_with_a_file(picture, model, tmp_path, monkeypatch):
     assert picture(scene)
 
 
-def test_chat_context_full(picture, model):
-    async def scene(pilot: Pilot[None]) -> None:
-        await replied(pilot, "grow")
-        await wait_until(pilot, lambda: pilot.app.screen.query(Notice))
-        await pilot.press("tab")
+async def context_full(pilot: Pilot[None]) -> None:
+    await replied(pilot, "grow")
+    await wait_until(pilot, lambda: pilot.app.screen.query(Notice))
+    await pilot.press("tab")
 
-    assert picture(scene)
+
+def test_chat_context_full(picture, model):
+    assert picture(context_full)
 
 
 def test_chat_oldest_left_out(picture, model):
@@ -320,40 +325,46 @@ def test_chat_oldest_left_out(picture, model):
     assert picture(scene)
 
 
-def test_answering(picture, model):
+async def answering_screen(pilot: Pilot[None]) -> None:
+    await wait_for_state(pilot, "ready")
+    await pilot.press("f5")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, AnsweringScreen))
+    await wait_until(pilot, lambda: isinstance(pilot.app.focused, Input))
+
+
+def set_up_a_preset() -> None:
     paths.settings_file().write_text(
         'system = "Answer in one sentence."\n[presets.coder]\ntop_k = 5\n'
     )
 
-    async def scene(pilot: Pilot[None]) -> None:
-        await wait_for_state(pilot, "ready")
-        await pilot.press("f5")
-        await wait_until(pilot, lambda: isinstance(pilot.app.screen, AnsweringScreen))
-        await wait_until(pilot, lambda: isinstance(pilot.app.focused, Input))
 
-    assert picture(scene)
+def test_answering(picture, model):
+    set_up_a_preset()
+    assert picture(answering_screen)
 
 
 def below(pilot: Pilot[None]) -> str:
     return str(pilot.app.screen.query(".below").last(Static).content)
 
 
-def test_help(picture, model):
-    async def scene(pilot: Pilot[None]) -> None:
-        await wait_for_state(pilot, "ready")
-        await pilot.press("f1")
-        await wait_until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
+async def help_screen(pilot: Pilot[None]) -> None:
+    await wait_for_state(pilot, "ready")
+    await pilot.press("f1")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
 
-    assert picture(scene)
+
+def test_help(picture, model):
+    assert picture(help_screen)
 
 
 # --- the list of chats ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def chats(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five chats of different age."""
-    now = 1_760_000_000.0
+NOW = 1_760_000_000.0
+
+
+def say_five_chats() -> None:
+    """Chats of different age."""
     days = (400, 40, 1, 0.1, 0)
     said = (
         ("Une recette de crêpes", "Donne-moi une recette", "Voilà : farine, lait, œufs."),
@@ -363,10 +374,15 @@ def chats(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("A story about a duck that has a title much longer than what fits", "A story", "Once"),
     )
     for age, (title, *texts) in zip(days, said, strict=True):
-        history = History(paths.history_db(), clock=lambda age=age: now - 86_400 * age)
+        history = History(paths.history_db(), clock=lambda age=age: NOW - 86_400 * age)
         say_all(history, history.new_chat("demo", title), *texts)
         history.close()
-    monkeypatch.setattr("app.date_words.time", SimpleNamespace(time=lambda: now + 60))
+
+
+@pytest.fixture
+def chats(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    say_five_chats()
+    monkeypatch.setattr("app.date_words.time", SimpleNamespace(time=lambda: NOW + 60))
 
 
 def list_after(*keys: str) -> Scene:
