@@ -15,7 +15,14 @@ from compress.evaluation.demo_tasks import (
     answer_shares,
     run_task,
 )
-from compress.evaluation.divergence import Divergence, KlDivergence, Reference, diverge, record
+from compress.evaluation.divergence import (
+    Divergence,
+    KlDivergence,
+    Reference,
+    diverge,
+    record,
+    record_folder,
+)
 from compress.evaluation.likelihood import Perplexity, perplexity
 from compress.evaluation.needle import NEEDLE, NeedleTask, RecallGrid
 from compress.evaluation.replies import greedy_replies
@@ -50,5 +57,6 @@ __all__ = [
     "perplexity",
     "pruning_of",
     "record",
+    "record_folder",
     "run_task",
 ]

@@ -1,13 +1,10 @@
 """A model against the one it was made from: what the original says of every token is kept in a
 file, so that the two need not be in memory together and one record serves many builds."""
 
-import errno
 import math
-import shutil
-import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -16,15 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.evaluation.bootstrap import Estimate, mean_over_windows
-from compress.evaluation.likelihood import predictions
+from compress.evaluation.layerwise import predictions_layerwise
+from compress.evaluation.likelihood import Predictions, predictions
+from compress.evaluation.scratch import scratch_array
 from engine.budget import KvBits
+from engine.checkpoint import load_model
+from engine.config import ModelConfig
 from engine.counters import Counters
-from engine.errors import DiskFullError, UsageError
-from engine.integrity import cache_dir
+from engine.errors import UsageError
+from engine.manifest import is_compressed
 from engine.model import Model
 from engine.pruning import NO_PRUNING, Pruning
 
-_HALF_BYTES = 2
 _LOWEST = float(np.finfo(np.float16).min)
 
 
@@ -55,47 +55,43 @@ class Reference:
 def record(model: Model, windows: Tensor) -> Reference:
     """Record what ``model``, unpruned, says of windows [N, T], N at least 2.
 
-    The file has no name, lies in the cache's folder and goes with the record. Raises UsageError
-    for a single window, of which no interval can be told, DiskFullError where it does not fit.
+    Raises UsageError for a single window, of which no interval can be told, DiskFullError where
+    the file does not fit.
     """
+    return _write(predictions(model, windows), windows, model.config.vocab_size)
+
+
+def record_folder(
+    folder: Path,
+    windows: Tensor,
+    device: torch.device | str = "cpu",
+    listener: Callable[[str], None] = lambda step: None,
+) -> Reference:
+    """The same of the model in ``folder``; an original is never in memory as a whole.
+
+    ``listener`` hears where it is. Raises SourceError, CheckpointError, and what `record` does.
+    """
+    if is_compressed(folder):
+        return record(load_model(folder, device), windows)
+    batches = predictions_layerwise(folder, windows, device, listener)
+    return _write(batches, windows, ModelConfig.from_folder(folder).vocab_size)
+
+
+@torch.inference_mode()
+def _write(batches: Iterable[Predictions], windows: Tensor, vocabulary: int) -> Reference:
     if len(windows) < 2:
         raise UsageError(
             "one window has no confidence interval: take a longer text, or a smaller --window"
         )
-    shape = (*windows[:, 1:].shape, model.config.vocab_size)
-    folder, needed = cache_dir(), math.prod(shape) * _HALF_BYTES
-    folder.mkdir(parents=True, exist_ok=True)
-    if needed > shutil.disk_usage(folder).free:
-        raise _full(folder, needed)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
-            losses = _write(model, windows, file)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise _full(folder, needed) from None
-            raise
-        # The mapping outlives the file's handle. Copy on write: torch wants writable arrays.
-        return Reference(windows, losses, np.memmap(file, np.float16, "c", shape=shape))
-
-
-def _full(folder: Path, needed: int) -> DiskFullError:
-    return DiskFullError(
-        f"what the original says of every token takes {needed / 1e9:.1f} GB in {folder}, which has "
-        "less: make room, or measure on a shorter --text"
-    )
-
-
-@torch.inference_mode()
-def _write(model: Model, windows: Tensor, file: IO[bytes]) -> NDArray[np.float64]:
-    """Append the logits of each window to ``file``; returns the losses [N, T - 1]."""
-    losses = []
-    for batch in predictions(model, windows):
+    shape = (*windows[:, 1:].shape, vocabulary)
+    found = scratch_array(shape, np.float16, "what the original says of every token")
+    losses, rows = list[Tensor](), iter(torch.from_numpy(found))
+    for batch in batches:
         losses.append(batch.losses().cpu())
         for logits in batch.logits.float():  # [T - 1, V]
-            shifted = (logits - logits.amax(-1, keepdim=True)).clamp_(min=_LOWEST)
-            file.write(shifted.half().cpu().numpy().data)
-    file.flush()
-    return torch.cat(losses).double().numpy()
+            shifted = logits - logits.amax(-1, keepdim=True)
+            next(rows).copy_(shifted.clamp_(min=_LOWEST))
+    return Reference(windows, torch.cat(losses).double().numpy(), found)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How well a model predicts a text: perplexity over windows, in one pass each or token by token."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +66,20 @@ def perplexity(
     counters = Counters(model)
     predict = predictions_stepwise if stepwise else predictions
     batches = predict(model, windows, pruning, counters, kv_bits)
-    loss = sum(float(batch.losses().double().sum()) for batch in batches)
-    tokens = windows[:, 1:].numel()
-    return Perplexity(math.exp(loss / tokens), tokens, counters.read().prune_ratio)
+    figure = perplexity_of(batches)
+    return Perplexity(figure, windows[:, 1:].numel(), counters.read().prune_ratio)
+
+
+@torch.inference_mode()
+def perplexity_of(batches: Iterable[Predictions]) -> float:
+    """exp of the mean negative log likelihood of all targets."""
+    losses = torch.cat([batch.losses().double().flatten().cpu() for batch in batches])
+    return math.exp(losses.mean())
+
+
+def windows_together(windows: Tensor) -> int:
+    """How many of windows [N, T] go through a model side by side."""
+    return max(1, BATCH_TOKENS // windows.shape[1])
 
 
 def predictions(
@@ -79,7 +90,7 @@ def predictions(
     kv_bits: KvBits = 16,
 ) -> Iterator[Predictions]:
     """Of windows [N, T], a few windows at a time, each in one forward pass."""
-    for tokens in torch.split(windows, max(1, BATCH_TOKENS // windows.shape[1])):
+    for tokens in torch.split(windows, windows_together(windows)):
         tokens = tokens.to(model.embed.device)  # [B, T]
         # Only to round: one pass needs no cache.
         cache = None if kv_bits == 16 else new_cache(model, len(tokens), tokens.shape[1], kv_bits)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from compress.calibration import speaks_demo
 from compress.evaluation.demo_tasks import DEMO_TASKS, run_task
-from compress.evaluation.divergence import Divergence, Reference, diverge, record
-from compress.evaluation.likelihood import Perplexity, perplexity
+from compress.evaluation.divergence import Divergence, Reference, diverge, record_folder
+from compress.evaluation.layerwise import predictions_layerwise
+from compress.evaluation.likelihood import Perplexity, perplexity, perplexity_of
 from compress.evaluation.needle import NEEDLE, NeedleTask, RecallGrid
 from compress.evaluation.windows import evaluation_windows
 from engine.budget import KvBits
@@ -55,6 +56,12 @@ class Scope:
     against: Path | None = None
 
     @property
+    def only_text(self) -> bool:
+        """Whether nothing but perplexity is wanted, of the model as it is."""
+        others = (self.tasks, self.token_by_token, self.against, self.kv_bits == 8)
+        return not any(others)
+
+    @property
     def own_tasks(self) -> list[str]:
         """Those that need no lm_eval."""
         return [task for task in self.tasks if not task.startswith(HARNESS)]
@@ -95,10 +102,14 @@ def evaluate(
     harness = _find_harness(scope, listener)
     pruning = pruning_of(folder, scope.pruning)
     windows = _windows(folder, scope)
+    if scope.only_text and not is_compressed(folder):
+        figure = perplexity_of(predictions_layerwise(folder, windows, device, listener))
+        return Evaluation(figure, windows[:, 1:].numel(), 0.0)
     reference = None
     if scope.against is not None:
-        listener("what the original says")
-        reference = record(load_model(scope.against, device), windows)
+        reference = record_folder(
+            scope.against, windows, device, lambda step: listener(f"the original: {step}")
+        )
     listener("loading the model")
     model, tokenizer = load_model(folder, device), Tokenizer.from_folder(folder)
     listener("perplexity")

@@ -142,7 +142,7 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(UsageError, match="another one"):
         compare(folder, record(model, windows))
     monkeypatch.setattr(
-        "compress.evaluation.divergence.shutil.disk_usage",
+        "compress.evaluation.scratch.shutil.disk_usage",
         lambda path: SimpleNamespace(free=9),
     )
     with pytest.raises(DiskFullError, match="make room"):
