@@ -117,7 +117,6 @@ def _fit_around_zero(weights: Tensor, importance: Tensor, bits: int) -> Tensor:
     # The outermost codes on the outermost weights, then closer.
     widest = 2 * weights.abs().amax(-1) / top
     middle = torch.full_like(widest, centre(bits)).half()
-    widest = torch.where(widest > 0, widest, 1.0)
     best = _Grids(weights, importance, top, to_scale(widest), middle)
     for shrink in _SHRINKS:
         best.try_scale(widest * shrink)

@@ -42,7 +42,8 @@ def plain_gptq(weights: Tensor, hessian: Tensor, bits: int, group_size: int) -> 
         scale, zero = grid.fit(left[:, block], importance, bits)
         for at in range(start, start + group_size):
             level = grid.encode(left[:, at : at + 1], scale, zero, bits)
-            out[:, at] = grid.decode(level, scale, zero)[:, 0]
+            offset = torch.full_like(scale, 0.5) if zero is None else zero
+            out[:, at] = grid.decode(level, scale, offset)[:, 0]
             error = (left[:, at] - out[:, at]) / inverse[at, at]
             left = left - torch.outer(error, inverse[at])
             inverse = inverse - torch.outer(inverse[:, at], inverse[at]) / inverse[at, at]
@@ -130,7 +131,7 @@ def test_refinement_never_raises_the_error_and_ends_where_no_code_can_improve(
         codes[:, at] = kept
 
 
-@pytest.mark.parametrize("name", ["gptq", "refined", "rtn"])
+@pytest.mark.parametrize("name", ["rotated", "gptq", "refined", "rtn"])
 def test_the_cpus_loops_agree_with_plain_torch(name: str) -> None:
     """Codes may differ where float32 rounds a tie the other way, and then so do their errors."""
     weights, x = correlated(3, inputs=256, tokens=1000)
@@ -225,9 +226,12 @@ def test_a_hessian_is_the_mean_over_rows_that_come_in_chunks() -> None:
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_every_quantizers_codes_survive_packing(name: str, bits: int) -> None:
     weights, x = correlated(7, inputs=128)
+    quantize = quantizer(name)
     hessian = Hessian((x.T @ x / len(x)).float())
-    (codes,) = quantizer(name)(weights.float(), hessian, (bits,), 64)
-    packed = pack(codes.codes, codes.scale, codes.zero, bits, 64)
+    turned = quantize.turn(x, 64)
+    own = Hessian((turned.T @ turned / len(x)).float())
+    (codes,) = quantize(quantize.turn(weights.float(), 64), own, (bits,), 64)
+    packed = pack(codes.codes, codes.scale, codes.zero, bits, 64, codes.rotated)
     assert torch.equal(dequantize(packed), codes.dequantize())
     relative = (
         hessian.error(weights.float() - codes.dequantize()).sum()

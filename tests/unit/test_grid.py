@@ -19,7 +19,7 @@ def loss(
 ) -> Tensor:
     """Weighted squared error in float64, written down plainly."""
     step = scale.double()[..., None]
-    offset = 0.5 if zero is None else zero.double()[..., None]
+    offset = (2**bits - 1) / 2 if zero is None else zero.double()[..., None]
     codes = torch.round(weights.double() / step + offset).clamp(0, 2**bits - 1)
     return (importance * ((codes - offset) * step - weights) ** 2).sum(-1)
 
@@ -41,22 +41,39 @@ def test_search_is_close_to_the_best_of_all_ranges(bits: int) -> None:
     assert (found / best).mean() < 1.04
 
 
-def fit_tile(weights: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_search_around_zero_is_close_to_the_best_of_all_scales(bits: int) -> None:
+    torch.manual_seed(bits)
+    weights, importance = torch.randn(24, 128).double(), torch.rand(24, 128).double()
+    scale, zero = grid.fit(weights, importance, bits, rotated=True)
+    assert zero is None
+    steps = weights.abs().amax(-1) * 2 / (2**bits - 1) * torch.linspace(0.1, 1.2, 221)[:, None]
+    best = torch.stack([loss(weights, importance, step, None, bits) for step in steps]).amin(0)
+    assert (loss(weights, importance, scale, zero, bits) / best).mean() < 1.01
+
+
+def fit_tile(
+    weights: Tensor, importance: Tensor, bits: int, rotated: bool = False
+) -> tuple[Tensor, Tensor]:
     """The CPU's compiled search, on as many rows as a tile has."""
     scale, zero = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     tile = weights.T.contiguous().numpy()
-    loops.fit_tile(tile, importance.numpy(), np.float32(2**bits - 1), scale, zero)
+    top, centred = np.float32(2**bits - 1), rotated or bits == 1
+    loops.fit_tile(tile, importance.numpy(), top, centred, scale, zero)
     return torch.from_numpy(scale), torch.from_numpy(zero)
 
 
+@pytest.mark.parametrize("rotated", [False, True])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_compiled_search_finds_what_torchs_does(bits: int) -> None:
+def test_compiled_search_finds_what_torchs_does(bits: int, rotated: bool) -> None:
     generator = torch.Generator().manual_seed(bits)
     weights = torch.randn(LANES, 128, generator=generator) ** 3
     importance = torch.rand(128, generator=generator)
-    scale, zero = fit_tile(weights, importance, bits)
+    scale, zero = fit_tile(weights, importance, bits, rotated)
     found = loss(weights, importance, scale, zero, bits)
-    plain = loss(weights, importance, *grid.fit(weights, importance, bits), bits)
+    plain = loss(weights, importance, *grid.fit(weights, importance, bits, rotated), bits)
+    if rotated:
+        assert (zero == (2**bits - 1) / 2).all()
     assert (found / plain).mean() < 1.001
     assert (found / plain).max() < 1.05
 
@@ -66,14 +83,17 @@ def test_compiled_search_finds_what_torchs_does(bits: int) -> None:
     size=st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 1e3]),
     shift=st.sampled_from([0.0, -5.0, 5.0]),
     seed=st.integers(0, 2**20),
+    rotated=st.booleans(),
 )
-def test_compiled_grids_are_float16s(bits: int, size: float, shift: float, seed: int) -> None:
+def test_compiled_grids_are_float16s(
+    bits: int, size: float, shift: float, seed: int, rotated: bool
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     weights = (torch.randn(LANES, 32, generator=generator) + shift) * size
-    for value in fit_tile(weights, torch.ones(32), bits):
+    for value in fit_tile(weights, torch.ones(32), bits, rotated):
         assert torch.isfinite(value).all()
         assert torch.equal(value.half().float(), value)
-    assert (fit_tile(weights, torch.ones(32), bits)[0] > 0).all()
+    assert (fit_tile(weights, torch.ones(32), bits, rotated)[0] > 0).all()
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -96,7 +116,7 @@ def test_one_bit_is_the_sign_with_the_best_magnitude() -> None:
     torch.testing.assert_close(scale.float(), 2 * magnitude, rtol=1e-3, atol=0)
     codes = grid.encode(weights, scale, None, bits=1)
     torch.testing.assert_close(codes, (weights > 0).float())
-    decoded = grid.decode(codes, scale, None)
+    decoded = grid.decode(codes, scale, torch.full_like(scale, 0.5))
     torch.testing.assert_close(decoded, weights.sign() * scale.float()[:, None] / 2)
     plain, _ = grid.fit_min_max(weights, bits=1)
     torch.testing.assert_close(plain.float(), 2 * weights.abs().mean(-1), rtol=1e-3, atol=0)
@@ -107,24 +127,43 @@ def test_one_bit_is_the_sign_with_the_best_magnitude() -> None:
     size=st.sampled_from([1e-6, 1e-3, 1.0, 1e3]),
     shift=st.sampled_from([0.0, -5.0, 5.0]),
     seed=st.integers(0, 2**20),
+    rotated=st.booleans(),
 )
-def test_values_on_a_grid_survive(bits: int, size: float, shift: float, seed: int) -> None:
+def test_values_on_a_grid_survive(
+    bits: int, size: float, shift: float, seed: int, rotated: bool
+) -> None:
     """What is decoded encodes to the same codes, whatever the magnitude of the weights."""
     generator = torch.Generator().manual_seed(seed)
     weights = (torch.randn(4, 32, generator=generator) + shift) * size
-    scale, zero = grid.fit(weights, torch.ones(32), bits)
+    scale, zero = grid.fit(weights, torch.ones(32), bits, rotated)
     assert torch.isfinite(scale).all()
     assert (scale > 0).all()
     codes = grid.encode(weights, scale, zero, bits)
-    decoded = grid.decode(codes, scale, zero)
+    decoded = grid.decode(codes, scale, zeros(scale, zero, bits))
     assert torch.equal(grid.encode(decoded, scale, zero, bits), codes)
+
+
+def zeros(scale: Tensor, zero: Tensor | None, bits: int) -> Tensor:
+    return torch.full_like(scale, (2**bits - 1) / 2) if zero is None else zero
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_nothing_stays_next_to_nothing_around_zero(bits: int) -> None:
+    weights = torch.zeros(LANES, 32)
+    for scale in (
+        grid.fit(weights, torch.ones(32), bits, rotated=True)[0].float(),
+        fit_tile(weights, torch.ones(32), bits, rotated=True)[0],
+    ):
+        assert (scale > 0).all()
+        assert (scale < 1e-6).all()
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3])
 def test_flat_groups_are_finite_and_exact_where_they_can_be(bits: int) -> None:
     weights = torch.stack([torch.zeros(32), torch.full((32,), 0.5), torch.full((32,), -2.0)])
     scale, zero = grid.fit(weights, torch.zeros(32), bits)
-    decoded = grid.decode(grid.encode(weights, scale, zero, bits), scale, zero)
+    codes = grid.encode(weights, scale, zero, bits)
+    decoded = grid.decode(codes, scale, zeros(scale, zero, bits))
     assert torch.isfinite(decoded).all()
     torch.testing.assert_close(decoded[1:], weights[1:], rtol=2**-10, atol=0)  # float16
     assert decoded[0].abs().max() < 1e-6

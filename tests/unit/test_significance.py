@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from compress.allocation import LayerScores
 from compress.projection import FEWEST_OTHERS
 from compress.quantizers import Quantizer, quantizer
-from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
 from compress.routed import WEIGHT_POWER, MoeBlock, StreamedExperts, expert_of
 from compress.significance import expert_hessian, frequencies, routing_weights, score_layer
@@ -94,11 +94,8 @@ def moe_output(experts: FloatExperts, x: Tensor, routing: Routing) -> Tensor:
     return out
 
 
-def crude(
-    weights: Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
-) -> tuple[Codes, ...]:
-    """A quantizer that needs no Hessian, so that the reference is easy."""
-    return quantizer("minmax")(weights, hessian, widths, group_size)
+crude = quantizer("minmax")
+"""It needs no Hessian, so that the reference is easy."""
 
 
 def test_errors_are_the_change_of_the_block_output(tmp_path: Path) -> None:
@@ -149,10 +146,10 @@ def test_trace_errors_are_mean_traces_times_squared_errors(tmp_path: Path) -> No
 def test_without_widths_nothing_is_rounded(tmp_path: Path) -> None:
     layer, stream = random_layer(), torch.randn(3, 20, HIDDEN)
 
-    def refuse(*_: object) -> tuple[Codes, ...]:
+    def refuse(*_: object) -> NoReturn:
         raise AssertionError
 
-    scores, behind = scored(layer, stream, tmp_path, refuse, ())
+    scores, behind = scored(layer, stream, tmp_path, Quantizer(refuse), ())
     measured, expected = scored(layer, stream, tmp_path, crude, (2,))
     assert scores.frequency == measured.frequency
     assert scores.errors == ((),) * EXPERTS

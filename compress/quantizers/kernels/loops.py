@@ -175,7 +175,7 @@ def _fit_around_zero(
         for r in range(LANES):
             widest[r] = abs(row[r]) if abs(row[r]) > widest[r] else widest[r]
     for r in range(LANES):
-        widest[r] = widest[r] / middle if widest[r] > _ZERO else _ONE
+        widest[r] = widest[r] / middle
         scale[r] = _to_scale(widest[r])
     loss, trial_scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     trial, best = (trial_scale, zero), (scale, zero, loss)
