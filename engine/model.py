@@ -1,6 +1,6 @@
 """The forward pass of Mixtral, in parts that can also be run one layer at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -127,8 +127,8 @@ class Model:
         With a cache the tokens continue its prefix and are added to it; ``pruning`` may
         differ from call to call. ``counters`` hears every routing. Raises ContextFullError.
         """
-        if tokens.shape == (1, 1) and cache is not None and cache.length:
-            logits = self._decode(int(tokens), cache, pruning, counters)
+        if tokens.shape[1] == 1 and cache is not None and cache.length:
+            logits = self._decode(tokens.tolist(), cache, pruning, counters)
             if logits is not None:
                 return logits
         with threads_for(self.config):
@@ -136,9 +136,13 @@ class Model:
             return self.logits(x[:, -1:] if last_only else x)
 
     def _decode(
-        self, token: int, cache: KVCache, pruning: Pruning, counters: RoutingCounter | None
+        self,
+        tokens: list[list[int]],
+        cache: KVCache,
+        pruning: Pruning,
+        counters: RoutingCounter | None,
     ) -> Tensor | None:
-        """Logits [1, 1, V] of one token by the compiled step, None where it does not apply.
+        """Logits [B, 1, V] of tokens [B, 1] by the compiled step, None where it does not apply.
 
         It agrees with `Layer.forward` within rounding.
         """
@@ -146,16 +150,20 @@ class Model:
         step = self.decoder.step(self)
         if rule is None or step is None or not step.takes(cache, rule):
             return None
-        logits = step.run(token, cache, rule)
         # Not a protocol that is checked at run time: that takes as long as a layer of the demo.
         add: Callable[[NDArray[np.int64]], None] | None = getattr(counters, "add", None)
-        if add is not None:
-            add(step.counts)
-        elif counters is not None:
-            for layer, routing in enumerate(step.routings()):
-                counters.record(layer, routing)
+        logits, routings = [], []
+        for sequence, (token,) in enumerate(tokens):
+            logits.append(step.run(token, cache, rule, sequence))
+            if add is not None:
+                add(step.counts)
+            elif counters is not None:
+                routings.append(step.routings())
+        if counters is not None:
+            for layer, parts in enumerate(zip(*routings, strict=True)):
+                counters.record(layer, _together(parts))
         cache.length += 1
-        return logits.view(1, 1, -1)
+        return (logits[0] if len(tokens) == 1 else torch.stack(logits)).view(len(tokens), 1, -1)
 
     def _residual(
         self,
@@ -203,3 +211,10 @@ class Model:
         for layer in self.layers:
             tensors += [*layer.dense_tensors(), *layer.experts.tensors()]
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
+
+
+def _together(parts: Sequence[Routing]) -> Routing:
+    """The routing of several sequences' tokens."""
+    return Routing(
+        torch.cat([part.ids for part in parts]), torch.cat([part.weights for part in parts])
+    )

@@ -25,7 +25,7 @@ from engine.kernels import step_table as at
 from engine.layout import TILE_ROWS
 from engine.linear import FloatLinear, Linear, PackedLinear
 from engine.pruning import NO_PRUNING, DecodeRule, Routing
-from engine.threads import useful_threads
+from engine.threads import SMALLEST_SHARED, useful_threads
 
 if TYPE_CHECKING:
     from engine.model import Layer, Model, Norm
@@ -40,6 +40,13 @@ _LANES = 16
 
 _POSITIONS = 256
 """Positions whose rotation is worked out at once."""
+
+_FEW_SEQUENCES = 4
+"""So many are faster one after the other whatever the model's size: what all of them share saves
+less than the general path takes for itself."""
+
+_PLACES = [at.KEYS, at.VALUES, at.KEY_SCALES, at.VALUE_SCALES]
+"""A layer's fields that say where its cache lies."""
 
 _CACHE_LINE = 64
 _FLOAT = 4  # bytes
@@ -92,21 +99,27 @@ class DecodeStep:
         self._model = self._model_row(model)
         self._call = np.zeros(at.CALL_FIELDS, np.int64)
         self._cache: Callable[[], KVCache | None] = lambda: None
+        self._sequence = 0
         self._first_position = -_POSITIONS
         self._lock = threading.Lock()
         self._write_rule(self._rule)
 
     def takes(self, cache: KVCache, rule: DecodeRule) -> bool:
-        """Whether it can go on from this cache and prune by this rule."""
-        keys = cache.layers[0].keys
-        known = keys.dtype in (torch.float32, torch.int8) and keys.is_cpu and len(keys) == 1
-        return known and (self._config.top_k == 2 or rule == _unpruned(self._config.num_layers))
+        """Whether it can go on from this cache, by this rule, no slower than layer by layer.
 
-    def run(self, token: int, cache: KVCache, rule: DecodeRule) -> Tensor:
+        A batch is run one sequence after the other. Layers read their weights once for all of it,
+        which is worth it where the weights do not stay in the processor's cache anyway.
+        """
+        keys, config = cache.layers[0].keys, self._config
+        known = keys.dtype in (torch.float32, torch.int8) and keys.is_cpu
+        few = len(keys) <= _FEW_SEQUENCES or config.hidden_size < SMALLEST_SHARED
+        return known and few and (config.top_k == 2 or rule == _unpruned(config.num_layers))
+
+    def run(self, token: int, cache: KVCache, rule: DecodeRule, sequence: int = 0) -> Tensor:
         """Logits float32 [V] of a token after those in the cache, where keys and values are put.
 
-        The cache's length is the caller's to move. Raises ContextFullError, and IndexError for a
-        number that is no token's.
+        ``sequence`` says which one of the cache's batch it continues. The cache's length is the
+        caller's to move. Raises ContextFullError, and IndexError for a number that is no token's.
         """
         if not 0 <= token < self._config.vocab_size:
             raise IndexError(f"{token} is none of the {self._config.vocab_size} tokens")
@@ -115,6 +128,9 @@ class DecodeStep:
         with self._lock:
             if self._cache() is not cache:
                 self._find(cache)
+            if sequence != self._sequence:
+                self._layers[:, _PLACES] = self._places + sequence * self._strides
+                self._sequence = sequence
             if rule != self._rule:
                 self._write_rule(rule)
             cosines, sines = self._rotation_at(cache.length)
@@ -154,16 +170,19 @@ class DecodeStep:
 
     def _find(self, cache: KVCache) -> None:
         """Note where a cache lies, and make room for as many parts as it may have."""
-        for row, layer in zip(self._layers, cache.layers, strict=True):
-            row[at.KEYS], row[at.VALUES] = layer.keys.data_ptr(), layer.values.data_ptr()
-            row[at.KEY_SCALES], row[at.VALUE_SCALES] = (
-                0 if scales is None else scales.data_ptr()
-                for scales in (layer.key_scales, layer.value_scales)
-            )
-        config, parts = self._config, -(-cache.capacity // at.SPLIT_KEYS)
-        self._mixtures = _floats(config.num_heads * parts * config.head_dim)
-        self._facts = _floats(config.num_heads * parts * 3)
-        self._model[at.CAPACITY], self._model[at.SPLITS] = cache.capacity, parts
+        parts = [
+            (layer.keys, layer.values, layer.key_scales, layer.value_scales)
+            for layer in cache.layers
+        ]
+        # Of the first sequence, and in bytes how far the next one's lie from it.
+        self._places = np.array([[0 if t is None else t.data_ptr() for t in row] for row in parts])
+        self._strides = np.array([[0 if t is None else t[0].nbytes for t in row] for row in parts])
+        self._layers[:, _PLACES] = self._places
+        self._sequence = 0
+        config, splits = self._config, -(-cache.capacity // at.SPLIT_KEYS)
+        self._mixtures = _floats(config.num_heads * splits * config.head_dim)
+        self._facts = _floats(config.num_heads * splits * 3)
+        self._model[at.CAPACITY], self._model[at.SPLITS] = cache.capacity, splits
         self._model[at.MIXTURES] = self._mixtures.ctypes.data
         self._model[at.FACTS] = self._facts.ctypes.data
         self._cache = weakref.ref(cache)

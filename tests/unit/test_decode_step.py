@@ -12,9 +12,11 @@ from numba import float32, njit
 from torch import Tensor
 
 from engine import threads
+from engine.budget import KvBits
 from engine.cache import KVCache
 from engine.counters import Counters
 from engine.errors import ContextFullError, UsageError
+from engine.kernels import step as step_module
 from engine.kernels import step_memory as memory
 from engine.kernels import step_vectors as vectors
 from engine.kernels.step import Decoder
@@ -279,14 +281,50 @@ def test_another_cache_and_another_rule_are_noticed() -> None:
 
 
 def test_what_the_step_does_not_know_goes_through_the_layers() -> None:
-    odd, plain = map(random_model, (Shape(head_dim=24, hidden=96), Shape()))
+    odd = random_model(Shape(head_dim=24, hidden=96))
     assert not is_compiled(odd, prefilled(odd, 2))
-    two = KVCache(plain.config, 8, batch=2)
-    assert not is_compiled(plain, two)
-    tokens = torch.arange(3).expand(2, 3)
-    plain.forward(tokens, two)
-    assert plain.forward(tokens[:, :1], two).isfinite().all()
-    assert two.length == 4
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_a_batch_is_what_its_sequences_are_in_the_layers(bits: KvBits) -> None:
+    model = random_model(Shape(layers=3))
+    size = 6
+    caches = [KVCache(model.config, 12, size, bits=bits) for _ in range(2)]
+    prompt = torch.randint(model.config.vocab_size, (size, 5))
+    for cache in caches:
+        model.forward(prompt, cache)
+    counters = [Counters(model) for _ in caches]
+    for step in range(4):
+        tokens = (prompt[:, :1] + 7 * step) % model.config.vocab_size
+        heard = Listener(), Listener()
+        pruning = half_pruned(model)
+        assert is_compiled(model, caches[0], pruning)
+        for each in (heard, counters):
+            ours = model.forward(tokens, caches[0], pruning, each[0])
+            theirs = model.forward(tokens, caches[1], General(pruning), each[1])
+            for cache in caches:
+                cache.truncate(5 + step)  # the same token again
+        assert ours.shape == (size, 1, model.config.vocab_size)
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one - other).abs().max() < (1e-5 if bits == 16 else 1e-2) * other.abs().max()
+        for mine, exact_ones in zip(heard[0].routings, heard[1].routings, strict=True):
+            assert torch.equal(mine.ids, exact_ones.ids)
+            torch.testing.assert_close(mine.weights, exact_ones.weights, atol=1e-3, rtol=1e-3)
+        for cache in caches:
+            cache.length += 1
+    assert counters[0].read() == counters[1].read()
+
+
+def test_many_sequences_of_a_wide_model_share_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(Shape())
+    monkeypatch.setattr(step_module, "SMALLEST_SHARED", 1)
+    assert is_compiled(model, KVCache(model.config, 8, batch=4))
+    assert not is_compiled(model, KVCache(model.config, 8, batch=5))
+    cache = KVCache(model.config, 8, batch=5)
+    tokens = torch.arange(3).expand(5, 3)
+    model.forward(tokens, cache)
+    assert model.forward(tokens[:, :1], cache).isfinite().all()
+    assert cache.length == 4
 
 
 @pytest.mark.parametrize("count", [4, KEY_BLOCK + 3, SPLIT_KEYS + 40])
