@@ -54,13 +54,13 @@ def allowed(name: str, kind: type[int] | type[float]) -> Callable[[str], float]:
     return number
 
 
-def add_kv_bits(parser: argparse.ArgumentParser) -> None:
-    """The option of all that keep a KV cache, or count one."""
+def add_kv_bits(parser: argparse.ArgumentParser, default: KvBits | None = 16) -> None:
+    """The option of all that keep a KV cache, or count one; None: the settings decide."""
     parser.add_argument(
         "--kv-bits",
         type=int,
         choices=get_args(KvBits),
-        default=16,
+        default=default,
         help="8: round keys and values to 8 bits, for half of the context's memory or less",
     )
 

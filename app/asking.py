@@ -61,7 +61,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="try it even where the model does not fit the memory"
     )
-    add_kv_bits(parser)
+    add_kv_bits(parser, default=None)
 
 
 def asking(options: argparse.Namespace) -> Asking:
@@ -86,5 +86,5 @@ def asking(options: argparse.Namespace) -> Asking:
         device=options.device or defaults.device,
         context=options.context or defaults.context,
         force=options.force,
-        kv_bits=options.kv_bits,
+        kv_bits=options.kv_bits or defaults.kv_bits,
     )

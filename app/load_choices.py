@@ -12,7 +12,6 @@ from typing import Any
 
 from app import paths
 from app.settings import Settings
-from engine.budget import KvBits
 from engine.protocol import Load, from_dict
 
 
@@ -23,7 +22,6 @@ class LoadChoice:
     device: str = "auto"
     context: int | None = None
     force: bool = False
-    kv_bits: KvBits = 16
 
 
 def recall(model: Path) -> LoadChoice | None:
@@ -48,7 +46,7 @@ def load_request(model: Path, settings: Settings) -> Load:
     """What to ask of the engine for the model in this folder: as it was chosen, else as the
     settings say."""
     chosen = recall(model) or LoadChoice(settings.device, settings.context)
-    return Load(str(model), chosen.device, chosen.context, chosen.force, chosen.kv_bits)
+    return Load(str(model), chosen.device, chosen.context, chosen.force, settings.kv_bits)
 
 
 def _read() -> dict[str, Any]:

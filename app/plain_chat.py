@@ -270,7 +270,7 @@ class PlainChat:
                 choice.context,
                 lambda done, stage: line.show(f"Loading {shown}, {100 * done:.0f} percent"),
                 choice.force,
-                choice.kv_bits,
+                self._how.kv_bits,
             )
         self._session, self._loaded, self._model = session, session.loaded(), shown
         bits = self._loaded.nominal_bits

@@ -45,6 +45,9 @@ EXPLAINED: dict[str, Explained] = {
         "1 or more",
         _from(1),
     ),
+    "kv_bits": Explained(
+        "Bits of a key or value in the context's memory; 8 takes half of it or less.", "16 or 8"
+    ),
     "max_tokens": Explained(
         "The longest reply. Unset: until the context is full.", "1 or more", _from(1)
     ),

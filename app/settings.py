@@ -17,6 +17,7 @@ from app import toml_lines
 from app.key_names import ACTIONS, clash, keys_problem
 from app.setting_words import EXPLAINED
 from app.toml_lines import dotted
+from engine.budget import KvBits
 from engine.errors import UsageError
 from engine.protocol import PruningMode, SamplingOptions
 
@@ -57,13 +58,15 @@ class Preset:
 
 @dataclass(frozen=True)
 class Settings:
-    """``context`` in tokens, None: as many as the plan counts on; ``max_tokens`` of one reply,
-    None: up to the context; ``system`` stands before every chat, empty: nothing; ``models_dir``
+    """``context`` in tokens, None: as many as the plan counts on; ``kv_bits`` of an element of the
+    KV cache, 16 for the type of the activations; ``max_tokens`` of one reply, None: up to the
+    context; ``system`` stands before every chat, empty: nothing; ``models_dir``
     empty: beside the chats; ``idle_unload_minutes`` 0: never; ``keys`` from an action's name to
     its keys, those that are not the usual ones. `app.setting_words` explains each."""
 
     device: str = "auto"
     context: int | None = None
+    kv_bits: KvBits = 16
     max_tokens: int | None = None
     pruning: PruningMode = "odp"
     system: str = ""
@@ -266,10 +269,10 @@ def _keys(value: Any, path: toml_lines.Path) -> str:
 
 def _scalar(hint: Any, value: Any, path: toml_lines.Path) -> Any:
     allowed = get_args(hint) or (hint,)
-    if all(isinstance(option, str) for option in allowed):
-        if value in allowed:
+    if not any(isinstance(option, type) for option in allowed):
+        if any(value == option and type(value) is type(option) for option in allowed):
             return value
-        raise _BadValueError(path, f"must be one of: {', '.join(allowed)}")
+        raise _BadValueError(path, f"must be one of: {', '.join(map(str, allowed))}")
     value = _typed(allowed, value, path)
     explained = EXPLAINED[path[-1]]
     if not explained.holds(value):

@@ -67,7 +67,7 @@ def _refuse_options_of_plain(options: argparse.Namespace) -> None:
 
 def _load_as(options: argparse.Namespace, how: Asking) -> Callable[[Path], LoadChoice]:
     """What is asked for here, else what the wizard chose for the model, else the settings."""
-    general = LoadChoice(how.device, how.context, how.force, how.kv_bits)
-    if options.device or options.context or options.force or how.kv_bits != 16:
+    general = LoadChoice(how.device, how.context, how.force)
+    if options.device or options.context or options.force:
         return lambda folder: general
     return lambda folder: recall(folder) or general

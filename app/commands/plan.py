@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from app import models, sources, units
+from app import models, paths, settings, sources, units
 from app.arguments import Commands, add_json, add_kv_bits, positive, print_json, size
 from app.device_words import memory_words
 from app.render import safe_text
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N; default auto")
     parser.add_argument("--context", type=positive, metavar="N", help="tokens of context")
-    add_kv_bits(parser)
+    add_kv_bits(parser, default=None)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> None:
     config = source_config(options.source)
     device, others = _devices(options.device, options.vram)
     preferred = models.DEMO_BITS if options.source == models.DEMO else None
-    result = plan(config, device, options.context, preferred, others, kv_bits=options.kv_bits)
+    kv_bits = options.kv_bits or settings.load(paths.settings_file()).kv_bits
+    result = plan(config, device, options.context, preferred, others, kv_bits=kv_bits)
     if options.json:
         print_json(dataclasses.asdict(result))
     else:

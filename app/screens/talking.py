@@ -63,6 +63,7 @@ class TalkingScreen(Screen[None]):
         self._loaded: protocol.Loaded | None = None
         self._header = HeaderLine()
         self._gauges = Gauges()
+        self._gauges.set_class(not services.settings.show_gauges, "-hidden")
         self._view = ChatView()
         self._chips = Chips()
         self._offer = Static(id="offer", markup=False)

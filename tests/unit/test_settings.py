@@ -38,6 +38,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path):
 EVERYTHING = """\
 device = "cuda:1"
 context = 4096
+kv_bits = 8
 max_tokens = 200
 pruning = "off"
 system = "Answer briefly."
@@ -64,6 +65,7 @@ def test_every_setting_can_be_written(tmp_path: Path):
     assert load(written(tmp_path, EVERYTHING), {}) == Settings(
         device="cuda:1",
         context=4096,
+        kv_bits=8,
         max_tokens=200,
         pruning="off",
         system="Answer briefly.",
@@ -95,6 +97,9 @@ def test_a_preset_changes_what_it_names_and_nothing_else(tmp_path: Path):
         ("\n[sampling]\nheat = 1", 3, "'sampling.heat' is no setting; there are: min_p, "),
         ("\nsampling = 3", 2, "'sampling' is a table: write [sampling]"),
         ("# context\ncontext = 'long'", 2, "'context' must be a whole number, not 'long'"),
+        ("kv_bits = 4", 1, "'kv_bits' must be one of: 8, 16"),
+        ("kv_bits = 8.0", 1, "'kv_bits' must be one of: 8, 16"),
+        ("kv_bits = '8'", 1, "'kv_bits' must be one of: 8, 16"),
         ("context = true", 1, "'context' must be a whole number, not True"),
         ("context = 0", 1, "'context' must be 1 or more, not 0"),
         ("system = 3", 1, "'system' must be a text, not 3"),
@@ -173,7 +178,7 @@ def test_a_variable_goes_before_the_file_and_says_so(tmp_path: Path):
     assert holds.keys == {"stop": "f11"}
     assert found.origins[("sampling", "temperature")] == Origin("MC_CHAT_SAMPLING__TEMPERATURE")
     assert str(found.origins[("models_dir",)]) == "MC_CHAT_MODELS"
-    assert str(found.origins[("sampling", "seed")]) == "line 16"
+    assert str(found.origins[("sampling", "seed")]) == "line 17"
     assert ("presets", "coder", "top_k") not in found.origins
 
 
@@ -181,6 +186,7 @@ def test_a_variable_goes_before_the_file_and_says_so(tmp_path: Path):
     ("variable", "value", "says"),
     [
         ("MC_CHAT_CONTEXT", "long", "'context' must be a whole number, not 'long'"),
+        ("MC_CHAT_KV_BITS", "9", "'kv_bits' must be one of: 8, 16"),
         ("MC_CHAT_CONTEXT", "", "'context' must be a whole number, not ''"),
         ("MC_CHAT_CONTEXT", "1\nascii = true", "must be a whole number"),
         ("MC_CHAT_SAMPLING__TOP_P", "3", "must be above 0 and at most 1"),
