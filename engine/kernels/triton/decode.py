@@ -86,13 +86,9 @@ def packed_matvecs(x: Tensor, matrices: Sequence[PackedMatrix], outs: Sequence[T
             shape.columns,
             bits=shape.bits,
             group_size=shape.group_size,
-            stretch=plan.stretch,
-            lines=plan.lines,
-            lanes=plan.lanes,
             splits=plan.splits,
             matrices=len(matrices),
-            num_warps=plan.warps,
-            enable_fp_fusion=True,
+            **plan.options,
         )
 
     work = Work("matvec", rows, shape.columns, shape.bits, shape.group_size)
@@ -110,27 +106,21 @@ def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: T
     widest = arena.layout.widest
     tokens, rank = ids.shape
     buffers = scratch(x.device)
+    packed = (arena.table, arena.codes, arena.scales, arena.zeros)
     _check_room(0, 0, tokens * rank * inner)
 
     def launch_gate_up(plan: Plan) -> None:
         kernels.gate_up[(triton.cdiv(inner, TILE_ROWS * plan.lines // 2), tokens * rank)](
             x,
             ids,
-            arena.table,
-            arena.codes,
-            arena.scales,
-            arena.zeros,
+            *packed,
             buffers.hidden,
             inner,
             hidden_size,
             rank,
             widest=widest,
             group_size=group_size,
-            stretch=plan.stretch,
-            lines=plan.lines,
-            lanes=plan.lanes,
-            num_warps=plan.warps,
-            enable_fp_fusion=True,
+            **plan.options,
         )
 
     def launch_down(plan: Plan) -> None:
@@ -140,10 +130,7 @@ def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: T
             buffers.hidden,
             ids,
             weights,
-            arena.table,
-            arena.codes,
-            arena.scales,
-            arena.zeros,
+            *packed,
             out,
             buffers.partial,
             buffers.arrived,
@@ -152,12 +139,8 @@ def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: T
             rank,
             widest=widest,
             group_size=group_size,
-            stretch=plan.stretch,
-            lines=plan.lines,
-            lanes=plan.lanes,
             splits=plan.splits,
-            num_warps=plan.warps,
-            enable_fp_fusion=True,
+            **plan.options,
         )
 
     book = plan_book(x.device)

@@ -46,6 +46,17 @@ class Plan:
         """Stretches that a program works on at once: four a warp, eight threads each."""
         return 4 * self.warps
 
+    @property
+    def options(self) -> dict[str, int]:
+        """What every program takes of it, but the splits, which only some know."""
+        return {
+            "stretch": self.stretch,
+            "lines": self.lines,
+            "lanes": self.lanes,
+            "num_warps": self.warps,
+            "enable_fp_fusion": True,
+        }
+
 
 def plans(work: Work) -> tuple[Plan, ...]:
     """What may be chosen for ``work``; the first is good everywhere."""

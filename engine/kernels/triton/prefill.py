@@ -299,11 +299,7 @@ def packed_matmul(x: Tensor, matrix: PackedMatrix) -> Tensor:
         shape.columns,
         bits=shape.bits,
         group_size=shape.group_size,
-        block_tokens=plan.tokens,
-        block_columns=plan.columns,
-        block_rows=plan.rows,
-        num_warps=plan.warps,
-        enable_fp_fusion=True,
+        **plan.options,
     )
     return out
 
@@ -320,53 +316,35 @@ def experts_prefill(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Te
     widest = arena.layout.widest
     plan = _plan(-(-tokens * rank // arena.num_experts), gate.columns, x)
     blocks = group_slots(ids, arena.num_experts, plan.tokens)
+    blocks_and_weights = (
+        *(blocks.order, blocks.expert, blocks.first, blocks.last),
+        *(arena.table, arena.codes, arena.scales, arena.zeros),
+    )
     hidden = x.new_empty(tokens * rank, inner)
     outputs = x.new_empty(tokens * rank, hidden_size)
     out = torch.empty_like(x)
     count = len(blocks.expert)
     _gate_up_blocks[(triton.cdiv(inner, plan.rows), count)](
         x,
-        blocks.order,
-        blocks.expert,
-        blocks.first,
-        blocks.last,
-        arena.table,
-        arena.codes,
-        arena.scales,
-        arena.zeros,
+        *blocks_and_weights,
         hidden,
         inner,
         hidden_size,
         rank,
         widest=widest,
         group_size=group_size,
-        block_tokens=plan.tokens,
-        block_columns=plan.columns,
-        block_rows=plan.rows,
-        num_warps=plan.warps,
-        enable_fp_fusion=True,
+        **plan.options,
     )
     plan = _plan(-(-tokens * rank // arena.num_experts), inner, x)
     _down_blocks[(triton.cdiv(hidden_size, plan.rows), count)](
         hidden,
-        blocks.order,
-        blocks.expert,
-        blocks.first,
-        blocks.last,
-        arena.table,
-        arena.codes,
-        arena.scales,
-        arena.zeros,
+        *blocks_and_weights,
         outputs,
         hidden_size,
         inner,
         widest=widest,
         group_size=group_size,
-        block_tokens=plan.tokens,
-        block_columns=plan.columns,
-        block_rows=plan.rows,
-        num_warps=plan.warps,
-        enable_fp_fusion=True,
+        **plan.options,
     )
     block = min(1024, triton.next_power_of_2(hidden_size))
     _sum_slots[(tokens, triton.cdiv(hidden_size, block))](
@@ -383,6 +361,17 @@ class _Plan:
     columns: int
     rows: int
     warps: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What every program takes."""
+        return {
+            "block_tokens": self.tokens,
+            "block_columns": self.columns,
+            "block_rows": self.rows,
+            "num_warps": self.warps,
+            "enable_fp_fusion": True,
+        }
 
 
 def _plan(tokens: int, columns: int, x: Tensor) -> _Plan:
