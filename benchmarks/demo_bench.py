@@ -56,6 +56,10 @@ class Demo:
         """
         return self._compress(name, self.scores() if scores is None else scores, **options)
 
+    def scored(self, name: str, **options: Any) -> Path:
+        """The demo compressed by a job that measures its own scores; returns its folder."""
+        return self._compress(name, None, **options)
+
     def _compress(self, name: str, scores: Sequence[LayerScores] | None, **options: Any) -> Path:
         out = self._scratch / f"{name}-{self.seed}"
         job = CompressJob(

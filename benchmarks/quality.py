@@ -1,0 +1,155 @@
+"""Quality per byte: the paper's PMQ, uniform roundings and ours on the demo, by bits all in.
+
+    python -m benchmarks.quality [--quick] [--json] [--seeds N] [--redraw]
+
+Every build is compared with the 16-bit demo on the same held-out windows: perplexity as a multiple
+of the original's, KL divergence, how often the likeliest token is the same, exact answers, facts
+recalled 300 tokens later. The steps from the paper's method to ours have a table of their own.
+Seeds run side by side. `--quick`: two widths, one seed, less text, in under a minute. The full
+table is also written to benchmarks/results/ and docs/images/; `--redraw` makes text and plot again
+from the figures there.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from assets import DEMO_DIR
+from benchmarks import quality_report as report
+from benchmarks.authors_gptq import quantize_uncompensated
+from benchmarks.demo_bench import RESULTS, Demo, conditions, each_seed
+from benchmarks.machine import machine
+from benchmarks.quality_report import METHODS, Method, Point
+from compress.allocation import LayerScores
+from compress.evaluation import DEMO_TASKS, compare, record
+from compress.quantizers import QUANTIZERS, Quantizer
+from engine.checkpoint import load_model
+from engine.manifest import read_manifest
+
+QUICK_METHODS = ("paper's PMQ", "ours")
+QUICK_BITS = (1.5, 2.0)
+AUTHORS = {"authors": Quantizer(quantize_uncompensated)}
+
+
+class Bench:
+    """Measures builds of the demo with one calibration seed."""
+
+    def __init__(self, scratch: Path, seed: int, quick: bool) -> None:
+        self._scratch = scratch
+        self._demo = Demo(scratch, seed, quick)
+        self._quick = quick
+        self._reference = record(load_model(DEMO_DIR), self._demo.windows)
+        self._scores: dict[str, list[LayerScores]] = {}
+
+    def points(self) -> Iterator[Point]:
+        """Every method at every width it is asked for."""
+        for method in METHODS:
+            if not self._quick or method.name in QUICK_METHODS:
+                for bits in QUICK_BITS if self._quick else method.bits:
+                    yield self._point(method, bits)
+
+    def _point(self, method: Method, bits: float) -> Point:
+        widest = 4 if bits > 3 else 3
+        folder = self._demo.compress(
+            f"{method.name}-{bits}",
+            self._measured(method.scored_by, widest, bits),
+            quantizer=method.quantizer,
+            allocator=method.allocator,
+            bits=bits,
+            exponents=method.exponents,
+        )
+        manifest = read_manifest(folder)
+        tasks = () if self._quick else DEMO_TASKS
+        found = compare(folder, self._reference, tasks)
+        skills, recall = (found.tasks.get(task, {}) for task in DEMO_TASKS)
+        divergence = found.divergence
+        return Point(
+            method=method.name,
+            bits=bits,
+            seed=self._demo.seed,
+            nominal_bits=manifest.nominal_bits,
+            bits_per_expert_weight=manifest.sizes.bits_per_expert_weight,
+            bytes=manifest.sizes.total_bytes,
+            log_ratio=divergence.log_ratio.value,
+            log_low=divergence.log_ratio.low,
+            log_high=divergence.log_ratio.high,
+            kl=divergence.kl.mean.value,
+            agreement=divergence.top1_agreement.value,
+            skills=sum(skills.values()) / max(1, len(skills)),
+            recall=sum(recall.values()) / max(1, len(recall)),
+        )
+
+    def _measured(self, quantizer: str, widest: int, bits: float) -> list[LayerScores]:
+        """The scores of all experts with eps by this quantizer's rounding."""
+        key = f"{quantizer}-{widest}"
+        if key not in self._scores:
+            # Uniform widths score nothing that a later method could use, so pmq measures.
+            wanted = {"allocator": "global", "bits": bits if widest > 3 else 2.5}
+            folder = self._demo.scored(f"scores-{key}", quantizer=quantizer, **wanted)
+            layers = read_manifest(folder).layers
+            self._scores[key] = [LayerScores.of(layer) for layer in layers]
+        return self._scores[key]
+
+
+def run_seed(seed: int, quick: bool) -> list[Point]:
+    """Every point with one seed; progress goes to stderr."""
+    began = time.monotonic()
+    found = []
+    with tempfile.TemporaryDirectory() as scratch, mock.patch.dict(QUANTIZERS, AUTHORS):
+        for point in Bench(Path(scratch), seed, quick).points():
+            found.append(point)
+            seconds = time.monotonic() - began
+            said = f"{point.method} {point.bits:g}, log ratio {point.log_ratio:.4f}"
+            print(f"seed {seed}, {seconds:4.0f} s: {said}", file=sys.stderr, flush=True)
+    return found
+
+
+def write(data: dict[str, Any], text_folder: Path, picture_folder: Path) -> str:
+    """Text and plot of the figures; returns the text."""
+    points = [Point(**row) for row in data["points"]]
+    text = report.markdown(points, data["conditions"])
+    (text_folder / "quality.md").write_text(text, encoding="utf-8")
+    report.draw(points, picture_folder / "quality.png")
+    return text
+
+
+def main() -> None:
+    """Make the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="two widths, less text, one seed")
+    parser.add_argument("--json", action="store_true", help="print the points")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--redraw", action="store_true", help="from the figures in results/")
+    options = parser.parse_args()
+    figures = RESULTS / "quality.json"
+    if options.redraw:
+        data = json.loads(figures.read_text())
+    else:
+        seeds = 1 if options.quick else options.seeds
+        began = time.monotonic()
+        columns = each_seed(run_seed, seeds, options.quick)
+        minutes = (time.monotonic() - began) / 60
+        data = {
+            "machine": machine(),
+            "conditions": conditions(seeds, options.quick, minutes),
+            "points": [asdict(point) for column in columns for point in column],
+        }
+    if options.quick:
+        with tempfile.TemporaryDirectory() as scratch:
+            text = write(data, Path(scratch), Path(scratch))
+    else:
+        RESULTS.mkdir(exist_ok=True)
+        figures.write_text(json.dumps(data, indent=1) + "\n")
+        text = write(data, RESULTS, RESULTS.parents[1] / "docs" / "images")
+    print(json.dumps(data, indent=1) if options.json else text)
+
+
+if __name__ == "__main__":
+    main()
