@@ -68,6 +68,7 @@ def compare(
     matrix: PackedMatrix,
     timed: Callable[[Callable[[], Tensor]], float],
     dtype: torch.dtype = DTYPE,
+    repetitions: int = REPETITIONS,
 ) -> list[Row]:
     """A row for each backend; ``timed`` takes a call's microseconds."""
     shape, rows = f"{matrix.shape.rows} x {matrix.shape.columns}", []
@@ -78,7 +79,7 @@ def compare(
             product = backend.pack(matrix, dtype).multiply
             found = product(x).clone()
             error = float((found.double() - exact).abs().max() / exact.abs().max())
-            again = all(torch.equal(product(x), found) for _ in range(REPETITIONS))
+            again = all(torch.equal(product(x), found) for _ in range(repetitions))
             took = timed(lambda product=product: product(x))  # type: ignore[misc]
         except Exception as problem:  # whatever others' packages raise
             reason = f"{type(problem).__name__}: {problem}".split("\n")[0]

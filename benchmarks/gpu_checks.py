@@ -5,8 +5,9 @@ Whole steps are compared in float32, where rounding cannot hide a mistake.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,9 @@ from engine.protocol import SamplingOptions
 from engine.pruning import NO_PRUNING, OdpPruning, Pruning
 from engine.sampling import Sampler
 
+if TYPE_CHECKING:
+    from engine.decoding.fused import TritonOperations
+
 Row = dict[str, object]
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
@@ -50,6 +54,7 @@ class CheckSizes:
     tokens: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
     draws: int
+    vocabularies: tuple[int, ...]
     replies: int
     model: ModelConfig
 
@@ -176,28 +181,39 @@ def _exact_attention(q: Tensor, keys: Tensor, values: Tensor, start: int) -> tup
 
 def drawing(sizes: CheckSizes, device: str) -> Iterator[Row]:
     """The token drawn on the device is the host's."""
+    for vocabulary in sizes.vocabularies:
+        state, operations = drawing_state(sizes.model, vocabulary, device)
+        for options in (
+            SamplingOptions(temperature=0.0),
+            SamplingOptions(seed=1),
+            SamplingOptions(temperature=1.2, top_k=50, top_p=0.9, min_p=0.0, seed=2),
+            SamplingOptions(repetition_penalty=1.2, seed=3),
+        ):
+            host = Sampler(options, vocabulary, [1, 2, 3])
+            state.drawing.begin(options, [1, 2, 3])
+            wrong = 0
+            for _ in range(sizes.draws):
+                state.activations.logits.normal_(0, 3)
+                state.slot.zero_()
+                operations.draw(state)
+                wrong += host.draw(state.activations.logits[0].cpu().numpy()) != int(state.token)
+            # A number may fall between two tokens' shares, where rounding decides.
+            limit = sizes.draws // 100
+            what = f"draws from {vocabulary:,}, {options}"
+            yield {"check": what, "error": wrong, "limit": limit, "ok": wrong <= limit}
+
+
+def drawing_state(
+    config: ModelConfig, vocabulary: int, device: str
+) -> tuple[DecodeState, "TritonOperations"]:
+    """What it takes to draw from a vocabulary; the model behind it is a narrow one."""
     from engine.decoding.fused import TritonOperations
 
-    config = sizes.model
-    model = random_model(config, (2,) * config.num_experts, 128, device, torch.float32)
-    operations, state = TritonOperations(model), DecodeState.allocate(model)
-    for options in (
-        SamplingOptions(temperature=0.0),
-        SamplingOptions(seed=1),
-        SamplingOptions(temperature=1.2, top_k=50, top_p=0.9, min_p=0.0, seed=2),
-        SamplingOptions(repetition_penalty=1.2, seed=3),
-    ):
-        host = Sampler(options, config.vocab_size, [1, 2, 3])
-        state.drawing.begin(options, [1, 2, 3])
-        wrong = 0
-        for _ in range(sizes.draws):
-            state.activations.logits.normal_(0, 3)
-            state.slot.zero_()
-            operations.draw(state)
-            wrong += host.draw(state.activations.logits[0].cpu().numpy()) != int(state.token)
-        # A number may fall between two tokens' shares, where rounding decides.
-        limit = sizes.draws // 100
-        yield {"check": f"draws, {options}", "error": wrong, "limit": limit, "ok": wrong <= limit}
+    narrow = replace(
+        config, vocab_size=vocabulary, hidden_size=128, intermediate_size=128, num_layers=1
+    )
+    model = random_model(narrow, (2,) * config.num_experts, 128, device, torch.float32)
+    return DecodeState.allocate(model), TritonOperations(model)
 
 
 def steps(sizes: CheckSizes, device: str, capture: Capture) -> Iterator[Row]:

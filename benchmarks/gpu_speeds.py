@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import assets
-from benchmarks.gpu_checks import Capture, Row
+from benchmarks.gpu_checks import Capture, Row, drawing_state
 from benchmarks.random_checkpoint import random_model
 from engine.budget import KvBits
 from engine.config import ModelConfig
@@ -34,7 +34,8 @@ ROUNDS = 7
 
 @dataclass(frozen=True)
 class SpeedSizes:
-    """What is timed; ``contexts`` are tokens of prompt before the decoded ones."""
+    """What is timed; ``contexts`` are tokens of prompt before the decoded ones; so many
+    ``repetitions`` of a product are compared."""
 
     model: ModelConfig
     expert_bits: tuple[int, ...]
@@ -42,6 +43,8 @@ class SpeedSizes:
     contexts: tuple[int, ...]
     prompt: int
     tokens: int
+    vocabularies: tuple[int, ...]
+    repetitions: int
 
 
 def whole_model(sizes: SpeedSizes, device: str, listener: Callable[[str], None]) -> Iterator[Row]:
@@ -128,8 +131,10 @@ def _parts(
                 (attention.v, a.normed, a.v),
                 (attention.o, a.mixed, a.moved),
             ):
-                assert isinstance(linear, PackedLinear)
-                operations.packed_matvec(x, linear.matrix, out)
+                if isinstance(linear, PackedLinear):
+                    operations.packed_matvec(x, linear.matrix, out)
+                else:  # another's products were faster
+                    out.copy_(linear.forward(x))
 
     def attend() -> None:
         for cache in generator.cache.layers:
@@ -171,6 +176,26 @@ def _parts(
     )
     yield _Part("head", 1, _bytes(model.head.tensors()), head)
     yield _Part("draw (2 launches)", 1, a.logits.nbytes, lambda: _draw(state, operations))
+
+
+DRAWS = {
+    "greedy": SamplingOptions(temperature=0.0),
+    "min-p": SamplingOptions(seed=1),
+    "top-k": SamplingOptions(temperature=1.0, top_k=40, min_p=0.0, seed=1),
+    "top-p": SamplingOptions(temperature=1.0, top_p=0.95, min_p=0.0, seed=1),
+    "nothing cut": SamplingOptions(temperature=1.0, min_p=0.0, seed=1),
+}
+
+
+def draws(sizes: SpeedSizes, device: str, capture: Capture) -> Iterator[Row]:
+    """One draw from each vocabulary, by what cuts it."""
+    for vocabulary in sizes.vocabularies:
+        state, operations = drawing_state(sizes.model, vocabulary, device)
+        state.activations.logits.normal_(0, 3)
+        for name, options in DRAWS.items():
+            state.drawing.begin(options, [1, 2, 3])
+            seconds = _seconds(capture, lambda: _draw(state, operations), device)  # noqa: B023
+            yield {"draw": name, "vocabulary": vocabulary, "us": 1e6 * seconds}
 
 
 def _draw(state: DecodeState, operations: TritonOperations) -> None:

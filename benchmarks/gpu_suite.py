@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu_suite [--memory 24] [--only NAME ...] [--out DIR] [--dry-run]
 
-Kernels against float64, the captured step against the layers one by one, then a packed model of
-Mixtral 8x7B's shape with random codes at 2.5 bits: decoding and prefill, every kernel's time and
-share of the copying speed, launches a token, peak memory; last a layer's compression. torch may
-take ``--memory`` GiB of the card, as if it were no larger. A section that fails does not hide the
+Kernels against float64, the captured step against the layers one by one, what a load compiles ahead
+and whose 4-bit products it chooses, draws from large vocabularies, then a packed model of Mixtral
+8x7B's shape with random codes at 2.5 bits: decoding and prefill, every kernel's time and share of
+the copying speed, launches a token, peak memory; last a layer's compression. torch may take
+``--memory`` GiB of the card, as if it were no larger. A section that fails does not hide the
 others. Writes gpu_suite.json and gpu_suite.md, with the card's name and the date; exits with 1
 where something failed. `--dry-run`: tiny sizes on the CPU, kernels interpreted, nothing written:
 whether the suite itself runs.
@@ -81,9 +82,10 @@ class Suite:
         from benchmarks.gpu_checks import CheckSizes
 
         if self.dry:
-            return CheckSizes(40, 128, 128, 3, 40, (1, 5), (torch.float32,), 3, 2, TINY)
+            return CheckSizes(40, 128, 128, 3, 40, (1, 5), (torch.float32,), 3, (48, 9000), 2, TINY)
         types = (torch.float32, torch.float16, torch.bfloat16)
-        return CheckSizes(1000, 1024, 896, 8, 5000, (1, 3, 64), types, 200, 40, SMALL)
+        vocabularies = (32_000, 65_536, 151_936)
+        return CheckSizes(1000, 1024, 896, 8, 5000, (1, 3, 64), types, 200, vocabularies, 40, SMALL)
 
     @property
     def speeds(self) -> "SpeedSizes":
@@ -91,9 +93,19 @@ class Suite:
         from benchmarks.gpu_speeds import SpeedSizes
 
         if self.dry:
-            return SpeedSizes(TINY, (1, 2, 3), torch.float32, (4,), prompt=8, tokens=3)
+            return SpeedSizes(TINY, (1, 2, 3), torch.float32, (4,), 8, 3, (48,), 1)
         bits = (3, 3, 3, 3, 2, 2, 2, 2)
-        return SpeedSizes(MIXTRAL_8X7B, bits, torch.bfloat16, (512, 4096), 2048, 128)
+        vocabularies = (32_000, 65_536, 128_256, 151_936)
+        return SpeedSizes(
+            MIXTRAL_8X7B, bits, torch.bfloat16, (512, 4096), 2048, 128, vocabularies, 100
+        )
+
+    @property
+    def prompts(self) -> tuple[int, ...]:
+        """Lengths of the prompts whose kernels are compiled ahead, in tokens."""
+        from engine.decoding.warming import WARMED_PROMPTS
+
+        return (2,) if self.dry else WARMED_PROMPTS
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         """As a graph, where there is a GPU."""
@@ -101,7 +113,7 @@ class Suite:
 
     def sections(self) -> "dict[str, Callable[[], Iterator[Row]]]":
         """What is run, in this order."""
-        from benchmarks import gpu_checks, gpu_speeds
+        from benchmarks import gpu_checks, gpu_loads, gpu_speeds
 
         device, checks, speeds = self.device, self.checks, self.speeds
         return {
@@ -110,6 +122,9 @@ class Suite:
             "drawing": lambda: gpu_checks.drawing(checks, device),
             "steps": lambda: gpu_checks.steps(checks, device, self.capture),
             "rounding": lambda: gpu_checks.rounding(checks, device),
+            "warming": lambda: gpu_loads.warming(speeds, device, self.prompts),
+            "dense": lambda: gpu_loads.dense_products(speeds, device),
+            "draws": lambda: gpu_speeds.draws(speeds, device, self.capture),
             "kernels": lambda: gpu_speeds.kernels(speeds, device, self.capture),
             "launches": lambda: gpu_speeds.launches(speeds, device),
             "model": lambda: gpu_speeds.whole_model(speeds, device, _say),

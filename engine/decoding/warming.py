@@ -29,6 +29,10 @@ from engine.model import Layer, Model, Norm
 from engine.packing import PackedMatrix
 from engine.pruning import NO_PRUNING, OdpPruning, Pruning
 
+WARMED_PROMPTS = (2, 5, 40, 200, PREFILL_CHUNK["cuda"])
+"""Lengths in tokens that stand for all that there are: each is multiplied in a way of its own, by
+itself or spread over experts, at the sizes of Mixtral."""
+
 _CAPACITY = PREFILL_CHUNK["cuda"] + 16
 
 
@@ -46,11 +50,11 @@ class Sizes:
 def warm_prompts_and_steps(
     sizes: Sizes,
     device: torch.device,
-    prompts: Iterable[int] = (2, 5, 40, 200, PREFILL_CHUNK["cuda"]),
+    prompts: Iterable[int] = WARMED_PROMPTS,
 ) -> None:
-    """Compile now, in seconds the first time, from a cache on disk later.
+    """Compile now, for a minute the first time, from a cache on disk later.
 
-    ``prompts`` are lengths, in tokens; these stand for all that there are at the sizes of Mixtral.
+    ``prompts`` are lengths, in tokens.
     """
     prunings: list[Pruning] = [NO_PRUNING]
     if sizes.config.top_k == 2:

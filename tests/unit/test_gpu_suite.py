@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="no build of triton for this platform")
 from benchmarks.gpu_suite import Found, Suite, markdown, run_section
 
 
-@pytest.mark.parametrize("name", ["drawing", "launches", "layer"])
+@pytest.mark.parametrize("name", ["drawing", "warming", "dense", "draws", "launches", "layer"])
 def test_sections_run_and_find_nothing_wrong(name: str) -> None:
     found = run_section(name, Suite("cpu", dry=True).sections()[name])
     assert found.good, found
