@@ -40,8 +40,12 @@ def _scale(state: State, name: str, factor: Tensor) -> None:
     state[name] = weight * factor.to(weight.dtype)
 
 
-def spread(state: State, octaves: float = OCTAVES, seed: int = SEED) -> State:
-    """`state`, by Mixtral's on-disk names, with uneven expert channels and the same function."""
+def spread(state: State, octaves: float = OCTAVES, seed: int = SEED, undo: bool = False) -> State:
+    """`state`, by Mixtral's on-disk names, with uneven expert channels and the same function.
+
+    ``undo`` takes back what the same call without it did, bit for bit.
+    """
+    power = -1.0 if undo else 1.0
     result = dict(state)
     generator = torch.Generator().manual_seed(seed)
     experts = sorted(
@@ -51,12 +55,12 @@ def spread(state: State, octaves: float = OCTAVES, seed: int = SEED) -> State:
     )
     for layer in sorted({layer for layer, _ in experts}):
         hidden = state[f"{layer}post_attention_layernorm.weight"].shape[0]
-        inputs = _scales(hidden, octaves, generator)
+        inputs = _scales(hidden, octaves, generator) ** power
         _scale(result, f"{layer}post_attention_layernorm.weight", 1 / inputs)
         _scale(result, f"{layer}block_sparse_moe.gate.weight", inputs)
         for _, expert in (pair for pair in experts if pair[0] == layer):
             prefix = layer + expert
-            inner = _scales(state[f"{prefix}w3.weight"].shape[0], octaves, generator)
+            inner = _scales(state[f"{prefix}w3.weight"].shape[0], octaves, generator) ** power
             _scale(result, f"{prefix}w1.weight", inputs)
             _scale(result, f"{prefix}w3.weight", inputs * inner[:, None])
             _scale(result, f"{prefix}w2.weight", 1 / inner)

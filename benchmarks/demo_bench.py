@@ -1,6 +1,7 @@
 """What the demo's tables share: the demo compressed with one calibration seed, and measured."""
 
 import os
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -8,7 +9,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors.torch import load_file, save_file
+
 from assets import DEMO_DIR
+from assets.spread import spread as spread_channels
 from benchmarks.machine import machine
 from compress.allocation import LayerScores
 from compress.calibration import DEMO_SIZE, CalibrationSize, demo_windows
@@ -31,8 +35,9 @@ class Demo:
     Scores of experts (phi, w, eps) do not depend on the allocation and are measured once.
     """
 
-    def __init__(self, scratch: Path, seed: int, quick: bool) -> None:
+    def __init__(self, scratch: Path, seed: int, quick: bool, source: Path = DEMO_DIR) -> None:
         self.seed = seed
+        self.source = source
         self.samples = QUICK_SAMPLES if quick else DEMO_SIZE.samples
         length = ModelConfig.from_folder(DEMO_DIR).max_context
         count = QUICK_WINDOWS if quick else DEMO_WINDOWS
@@ -63,9 +68,17 @@ class Demo:
     def _compress(self, name: str, scores: Sequence[LayerScores] | None, **options: Any) -> Path:
         out = self._scratch / f"{name}-{self.seed}"
         job = CompressJob(
-            DEMO_DIR, out, samples=self.samples, seed=self.seed, device="cpu", **options
+            self.source, out, samples=self.samples, seed=self.seed, device="cpu", **options
         )
         return compress(job, _quiet, scores)
+
+
+def evened(folder: Path) -> Path:
+    """The demo as it was trained, before its channels were made uneven, in ``folder``."""
+    shutil.copytree(DEMO_DIR, folder)
+    weights = folder / "model.safetensors"
+    save_file(spread_channels(load_file(weights), undo=True), weights, metadata={"format": "pt"})
+    return folder
 
 
 def _quiet(progress: Progress) -> None:

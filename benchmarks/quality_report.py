@@ -59,12 +59,13 @@ class Point:
 
     ``log_ratio``: logarithm of perplexity over the original's, 95 % sure within ``log_low`` and
     ``log_high`` (over windows); ``kl`` in nats per token; ``agreement``, ``skills`` and ``recall``
-    are shares, 0 to 1; ``bytes`` of the whole checkpoint.
+    are shares, 0 to 1; ``bytes`` of the whole checkpoint. ``even``: of the demo as it was trained.
     """
 
     method: str
     bits: float
     seed: int
+    even: bool
     nominal_bits: float
     bits_per_expert_weight: float
     bytes: int
@@ -80,9 +81,9 @@ class Point:
 class Found:
     """The points by method and width."""
 
-    def __init__(self, points: Sequence[Point]) -> None:
+    def __init__(self, points: Sequence[Point], even: bool = False) -> None:
         self._points: dict[tuple[str, float], list[Point]] = {}
-        for point in points:
+        for point in (point for point in points if point.even == even):
             self._points.setdefault((point.method, point.bits), []).append(point)
 
     def widths(self, method: str) -> list[float]:
@@ -125,6 +126,7 @@ def markdown(points: Sequence[Point], conditions: str) -> str:
     for method in METHODS:
         lines += (_row(found, method.name, bits) for bits in found.widths(method.name))
     lines += _steps(found)
+    lines += _evened(Found(points, even=True))
     lines += ["", *(f"- {claim}" for claim in claims(found))]
     return "\n".join(lines) + "\n"
 
@@ -153,12 +155,26 @@ def _steps(found: Found) -> Iterator[str]:
     yield "|---" * (len(widths) + 1) + "|"
     for method in METHODS:
         if method.step and found.widths(method.name):
-            cells = [
-                f"{found.median(method.name, bits, 'log_ratio'):.4f} at "
-                f"{found.median(method.name, bits, 'bits_per_expert_weight'):.3f}"
-                for bits in widths
-            ]
+            cells = [_cell(found, method.name, bits) for bits in widths]
             yield f"| {method.name} | {' | '.join(cells)} |"
+
+
+def _evened(found: Found) -> Iterator[str]:
+    """The demo without its uneven channels."""
+    widths = sorted({bits for method in METHODS for bits in found.widths(method.name)})
+    yield from ("", "The demo as it was trained, its channels even, ln(ratio) and bits:", "")
+    yield f"| | {' | '.join(f'{bits:g} bits' for bits in widths)} |"
+    yield "|---" * (len(widths) + 1) + "|"
+    for method in METHODS:
+        own = found.widths(method.name)
+        cells = [_cell(found, method.name, bits) if bits in own else "" for bits in widths]
+        if own:
+            yield f"| {method.name} | {' | '.join(cells)} |"
+
+
+def _cell(found: Found, method: str, bits: float) -> str:
+    size = found.median(method, bits, "bits_per_expert_weight")
+    return f"{found.median(method, bits, 'log_ratio'):.4f} at {size:.3f}"
 
 
 def claims(found: Found) -> Iterator[str]:

@@ -277,6 +277,8 @@ def test_spreading_channels_changes_no_bit_of_the_output(tmp_path: Path) -> None
     ids = torch.randint(0, 64, (2, 30))
     with torch.inference_mode():
         assert torch.equal(even(ids).logits, uneven(ids).logits)
+    undone = spread.spread(state, octaves=1.0, undo=True)
+    assert all(torch.equal(undone[name], tensor) for name, tensor in before.items())
     changed = {name for name in before if not torch.equal(before[name], state[name])}
     assert {name.rsplit(".", 2)[1] for name in changed if ".experts." in name} == {"w1", "w2", "w3"}
 
