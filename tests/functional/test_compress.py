@@ -242,7 +242,7 @@ def test_a_quick_build_reads_no_text(job: CompressJob) -> None:
     assert (manifest.recipe.calibration, manifest.recipe.samples) == ("none", 0)
     assert any("ODP skips nothing" in note for note in manifest.recipe.notes)
     assert {record.odp_threshold for record in manifest.layers} == {0.0}
-    evaluated = evaluate(job.out, job.text, window=64, pruning="odp")
+    evaluated = evaluate(job.out, Scope(job.text, window=64, pruning="odp"))
     assert evaluated.prune_ratio == 0.0
 
 
