@@ -179,9 +179,9 @@ class ChatScreen(MessagesScreen):
     @work
     async def action_chats(self) -> None:
         """Open an earlier chat."""
-        chat = await self.app.push_screen_wait(ChatsScreen(self._services.history))
-        if chat is not None:
-            self.call_next(self._switch, chat)
+        opened = await self.app.push_screen_wait(ChatsScreen(self._services.history))
+        if opened is not None:
+            self.call_next(self._switch, opened.chat, opened.depth)
 
     def action_restart(self) -> None:
         """Start the engine's process anew and load the model again."""
@@ -194,13 +194,15 @@ class ChatScreen(MessagesScreen):
         await self._services.engine.restart()
         self._load()
 
-    async def _switch(self, chat: int | None) -> None:
+    async def _switch(self, chat: int | None, around: int | None = None) -> None:
+        """To another chat, or a new one; the message at the depth ``around`` has the focus."""
         self._cancel()
         await self._end_reply("stopped")
         self._end_editing()
         self._conversation = self._open(chat)
-        await self._show_conversation()
-        self._prompt.focus()
+        await self._show_conversation(around)
+        if around is None:
+            self._prompt.focus()
         self._show_offer()
 
     # --- which model --------------------------------------------------------------------------

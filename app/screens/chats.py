@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import ClassVar, Literal
 
@@ -42,8 +43,16 @@ class SearchField(Input):
     ]
 
 
-class ChatsScreen(ModalScreen[int | None]):
-    """Lets the user choose a chat; the result is its id, None when nothing was chosen.
+@dataclass(frozen=True)
+class Opened:
+    """The chat that was chosen, and, if a message of it was found, the depth of that."""
+
+    chat: int
+    depth: int | None = None
+
+
+class ChatsScreen(ModalScreen[Opened | None]):
+    """Lets the user choose a chat; the result is None when nothing was chosen.
 
     The search field has the focus first: one types; up, down and Enter choose. Tab goes to the
     list, where letters are keys.
@@ -127,15 +136,17 @@ class ChatsScreen(ModalScreen[int | None]):
         row = self._list.row
         if row is None:
             return
+        depth = None
         try:
             if row.found and row.found.message:
                 # What was found may be on another line than the current one.
                 chat = Conversation(self._history, row.chat.model, chat=row.chat.id)
                 chat.show(row.found.message)
+                depth = self._history.message(row.found.message).depth
         except HistoryError as error:
             self._tell(str(error), "error")
             return
-        self.dismiss(row.chat.id)
+        self.dismiss(Opened(row.chat.id, depth))
 
     # --- keys of the list ---------------------------------------------------------------------
 

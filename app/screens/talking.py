@@ -261,7 +261,7 @@ class TalkingScreen(Screen[None]):
         """From its end, or around a message's depth, which has the focus then."""
         turn = await self._view.show(self._conversation, welcome(self._model_name), around)
         if turn:
-            turn.focus()
+            self.set_focus(turn)  # at once, so that it is not let go
         self._show_about()
         # What the engine counted last was of another line.
         readings = replace(self._readings, meters=None, counted=None)

@@ -120,10 +120,12 @@ class ChatView(VerticalScroll, can_focus=False):
             chat.read_earlier()
         first = max(0, around - 1 - chat.earlier - FIRST // 2)
         turns = _turns(chat.records[first : first + 2 * FIRST])
-        self.release_anchor()
+        self.anchor(False)  # only released, it would hold again: an empty view is at its end
         await self.mount_all(turns)
         self._mark()
-        return next(turn for turn in turns if turn.record.depth == around)
+        wanted = next(turn for turn in turns if turn.record.depth == around)
+        self.call_after_refresh(self.scroll_to_widget, wanted, animate=False, immediate=True)
+        return wanted
 
     def _mark(self) -> None:
         """A line above the first message that the model is shown, where others were left out."""
@@ -154,7 +156,12 @@ class ChatView(VerticalScroll, can_focus=False):
     def _shift(self, lines: int) -> None:
         self.scroll_to(y=self.scroll_y + lines, animate=False, immediate=True)
 
-    def _hold(self, turn: Turn) -> None:
+    def _hold(self) -> None:
+        """Keep the first message in sight where it is: others grow when they are drawn, above it
+        and below."""
+        turns = self.turns
+        seen = (turn for turn in turns if turn.virtual_region.bottom > self.scroll_y)
+        turn = next(seen, turns[-1])
         self._held = (turn, turn.virtual_region.y)
 
     def _look(self) -> None:
@@ -187,7 +194,7 @@ class ChatView(VerticalScroll, can_focus=False):
             new = _turns(chat.records[max(0, place - STEP) : place])
             if not new:
                 return
-            self._hold(turns[0])
+            self._hold()
             await self.mount_all(new, before=turns[0])
             self._mark()
             if chat.reply is None:  # else the last one is being written
@@ -205,7 +212,7 @@ class ChatView(VerticalScroll, can_focus=False):
             ):
                 return
             self.release_anchor()
-            self._hold(turns[-1])
+            self._hold()
             place = turns[-1].record.depth - chat.earlier
             await self.mount_all(_turns(chat.records[place : place + STEP]), after=turns[-1])
             self._mark()

@@ -12,7 +12,7 @@ from textual.widgets import Input, Static
 
 from app import tui
 from app.history import History, HistoryError
-from app.screens.chats import ChatsScreen, SearchField
+from app.screens.chats import ChatsScreen, Opened, SearchField
 from app.theme import MC_THEME
 from app.widgets.chat_list import ChatList
 from tests.chats_for_tests import Clock, say_all
@@ -42,13 +42,13 @@ class ListApp(App[None]):
         self.register_theme(MC_THEME)
         self.theme = MC_THEME.name
         self.history = history
-        self.result: int | str | None = "nothing yet"
+        self.result: Opened | str | None = "nothing yet"
 
     def on_mount(self) -> None:
         """Open it."""
         self.push_screen(ChatsScreen(self.history), self.end)
 
-    def end(self, result: int | None) -> None:
+    def end(self, result: Opened | None) -> None:
         """It was left."""
         self.result = result
 
@@ -78,8 +78,8 @@ async def opened_chat(pilot: Pilot[None]) -> list[str]:
     app = pilot.app
     assert isinstance(app, ListApp)
     await wait_until(pilot, lambda: app.result != "nothing yet")
-    assert isinstance(app.result, int)
-    return [message.content for message in app.history.messages(app.result)]
+    assert isinstance(app.result, Opened)
+    return [message.content for message in app.history.messages(app.result.chat)]
 
 
 # --- choosing -------------------------------------------------------------------------------------
@@ -114,6 +114,14 @@ async def test_a_message_found_on_another_line_is_what_opens(history: History):
     async with opened(history) as pilot:
         await pilot.press(*"they do", "enter")
         assert await opened_chat(pilot) == ["Do ducks swim?", "They do."]
+        assert pilot.app.result.depth == 2
+
+
+async def test_a_title_found_opens_the_chat_at_its_end(history: History):
+    async with opened(history) as pilot:
+        await pilot.press(*"geese", "enter")
+        await opened_chat(pilot)
+        assert pilot.app.result.depth is None
 
 
 async def test_esc_closes_and_changes_nothing(history: History):

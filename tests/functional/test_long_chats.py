@@ -73,6 +73,20 @@ async def test_it_opens_at_its_end_with_a_few_messages(long_chat):
         assert took < 5  # a generous bound: it is 0.5 s on an idle machine
 
 
+async def test_a_message_that_a_search_found_is_where_the_chat_opens(long_chat):
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("ctrl+o", *"question 301", "enter")
+        await wait_until(pilot, lambda: focused_depth(pilot) == 302)
+        await settle(pilot)
+        assert len(depths(pilot)) <= 2 * WINDOW
+        turn, view = pilot.app.focused, pilot.app.screen.query_one(ChatView)
+        assert "question 301" in turn.text
+        assert view.region.contains_region(turn.region), "it is in sight"
+        await pilot.press("escape")
+        assert isinstance(pilot.app.focused, Prompt)
+
+
 async def test_scrolling_up_brings_what_is_earlier_and_down_what_is_later(long_chat):
     async with make_app().run_test(size=(120, 36)) as pilot:
         await wait_until(pilot, lambda: pilot.app.screen.query(ModelMessage))
