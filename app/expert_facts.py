@@ -8,26 +8,30 @@ from app.units import share
 from engine.manifest import LayerRecord, Manifest
 from engine.protocol import Meters
 
-View = Literal["bits", "frequency", "weight", "error", "live"]
-VIEWS: tuple[View, ...] = ("bits", "frequency", "weight", "error", "live")
+View = Literal["bits", "frequency", "weight", "error", "live", "pruned"]
+VIEWS: tuple[View, ...] = ("bits", "frequency", "weight", "error", "live", "pruned")
+TALKING: tuple[View, ...] = ("live", "pruned")
+"""Those that show what the model does now."""
 LEGENDS: dict[View, str] = {
     "bits": "bits of each expert's weights",
     "frequency": "share of tokens that chose it, while the model was calibrated",
     "weight": "share of the routing weight that it carried then",
     "error": "error that its rounding makes at its width",
     "live": "slots that ran in the last second of the reply",
+    "pruned": "of the slots that chose it in the last second, those that were skipped",
 }
 Table = tuple[tuple[float, ...], ...]
+Slots = tuple[tuple[int, ...], ...]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Live:
-    """What ran: ``runs[layer][expert]`` and ``skipped[layer]`` are slots."""
+    """What ran and what was pruned: ``runs[layer][expert]`` and ``skips`` are slots."""
 
-    runs: tuple[tuple[int, ...], ...] = ()
-    skipped: tuple[int, ...] = ()
+    runs: Slots = ()
+    skips: Slots = ()
 
     @classmethod
     def between(cls, latest: Sequence[Meters]) -> "Live":
@@ -36,26 +40,44 @@ class Live:
             return cls()
         first, last = latest[0], latest[-1]
         if len(latest) == 1 or len(first.expert_runs) != len(last.expert_runs):
-            return cls(last.expert_runs, last.skipped)
-        runs = tuple(
-            tuple(now - then for now, then in zip(*rows, strict=True))
-            for rows in zip(last.expert_runs, first.expert_runs, strict=True)
+            return cls(last.expert_runs, last.expert_skips)
+        return cls(
+            _less(last.expert_runs, first.expert_runs), _less(last.expert_skips, first.expert_skips)
         )
-        skipped = (now - then for now, then in zip(last.skipped, first.skipped, strict=True))
-        return cls(runs, tuple(skipped))
 
     def pruned(self, layer: int) -> float:
         """Share of a layer's slots that were skipped; 0 when none were routed."""
         if layer >= len(self.runs):
             return 0.0
-        return self.skipped[layer] / max(1, self.skipped[layer] + sum(self.runs[layer]))
+        skipped = sum(self.skips[layer])
+        return skipped / max(1, skipped + sum(self.runs[layer]))
+
+    def pruned_of(self, layer: int, expert: int) -> float:
+        """Share of the slots that chose an expert and were skipped; 0 when none chose it."""
+        if layer >= len(self.runs):
+            return 0.0
+        ran, skipped = self.runs[layer][expert], self.skips[layer][expert]
+        return skipped / max(1, ran + skipped)
+
+
+def _less(now: Slots, then: Slots) -> Slots:
+    return tuple(
+        tuple(late - early for late, early in zip(*rows, strict=True))
+        for rows in zip(now, then, strict=True)
+    )
 
 
 def table(layers: Sequence[LayerRecord], view: View, live: Live) -> Table:
     """The view's value of each expert, 0 where it is not known."""
+    if view in TALKING and not live.runs:
+        return tuple((0.0,) * len(layer.expert_bits) for layer in layers)
     if view == "live":
-        known = tuple(tuple(float(count) for count in runs) for runs in live.runs)
-        return known or tuple((0.0,) * len(layer.expert_bits) for layer in layers)
+        return tuple(tuple(map(float, runs)) for runs in live.runs)
+    if view == "pruned":
+        return tuple(
+            tuple(live.pruned_of(place, expert) for expert in range(len(runs)))
+            for place, runs in enumerate(live.runs)
+        )
     return tuple(_row(layer, view) for layer in layers)
 
 
@@ -70,7 +92,8 @@ def in_words(manifest: Manifest, layer: int, expert: int, live: Live) -> str:
     ]
     if live.runs:
         facts.append(
-            f"In the last second: {live.runs[layer][expert]} runs; of this layer's slots "
+            f"In the last second: {live.runs[layer][expert]} runs, "
+            f"{live.skips[layer][expert]} pruned; of this layer's slots "
             f"{share(live.pruned(layer))} were pruned."
         )
     return " ".join(facts)

@@ -149,7 +149,7 @@ def summed(beats: list[float]) -> Pauses:
 def write_replies(count: int) -> None:
     """Speak the protocol: whatever is asked, the reply is the kind that the last message names."""
     memory = Memory(1, 1, 1, 1, 4)
-    meters = Meters(1, 1, 1.0, 0.0, 0.0, (0.0,), ((1,),), (0,), 1000.0, 0.1, 1, 8192, memory)
+    meters = Meters(1, 1, 1.0, 0.0, 0.0, (0.0,), ((1,),), ((0,),), 1000.0, 0.1, 1, 8192, memory)
     emit(protocol.Ready())
     for line in sys.stdin:
         match protocol.decode_request(line):

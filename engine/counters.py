@@ -7,8 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.experts import skipped
 from engine.model import Model
 from engine.pruning import Routing
+
+Slots = tuple[tuple[int, ...], ...]
+"""A count for each layer and expert."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,16 @@ class ActivationCosts:
 
 @dataclass(frozen=True)
 class Activity:
-    """What ran. ``runs[layer][expert]``: slots that ran; ``skipped[layer]``: slots pruned."""
+    """What ran. ``runs[layer][expert]``: slots that ran; ``skips[layer][expert]``: slots pruned."""
 
     costs: ActivationCosts
-    runs: tuple[tuple[int, ...], ...]
-    skipped: tuple[int, ...]
+    runs: Slots
+    skips: Slots
+
+    @cached_property
+    def skipped(self) -> tuple[int, ...]:
+        """Slots pruned per layer."""
+        return tuple(map(sum, self.skips))
 
     @cached_property
     def routed(self) -> tuple[int, ...]:
@@ -102,12 +111,16 @@ class Activity:
 
     def since(self, earlier: "Activity") -> "Activity":
         """What ran after ``earlier`` was read."""
-        runs = tuple(
-            tuple(now - then for now, then in zip(*pair, strict=True))
-            for pair in zip(self.runs, earlier.runs, strict=True)
+        return Activity(
+            self.costs, _less(self.runs, earlier.runs), _less(self.skips, earlier.skips)
         )
-        skipped = (now - then for now, then in zip(self.skipped, earlier.skipped, strict=True))
-        return Activity(self.costs, runs, tuple(skipped))
+
+
+def _less(now: Slots, then: Slots) -> Slots:
+    return tuple(
+        tuple(late - early for late, early in zip(*rows, strict=True))
+        for rows in zip(now, then, strict=True)
+    )
 
 
 class Counters:
@@ -115,10 +128,10 @@ class Counters:
 
     def __init__(self, model: Model) -> None:
         self._costs = ActivationCosts.of(model)
-        experts = model.config.num_experts
-        # Column 0 counts the pruned slots, whose id is -1.
+        self._experts = model.config.num_experts
+        # [L, 2 * E]: slots that run, and then those that are pruned, of each expert.
         self._counts = torch.zeros(
-            model.config.num_layers, experts + 1, dtype=torch.int64, device=model.embed.device
+            model.config.num_layers, 2 * self._experts, dtype=torch.int64, device=model.embed.device
         )
         self._recorded = False
         self._known = np.zeros(self._counts.shape, dtype=np.int64)
@@ -126,12 +139,13 @@ class Counters:
 
     def record(self, layer: int, routing: Routing) -> None:
         """Count the slots of one layer's routing, after pruning."""
-        slots = routing.ids.flatten() + 1
+        ids = routing.ids.flatten()
+        slots = ids.where(ids >= 0, self._experts + skipped(ids))
         self._counts[layer].index_add_(0, slots, torch.ones_like(slots))
         self._recorded = True
 
     def add(self, counts: NDArray[np.int64]) -> None:
-        """Add what a step has counted by itself, [L, E + 1], column 0 the skipped slots."""
+        """Add what a step has counted by itself, [L, 2 * E], see `RoutingCounter`."""
         self._added += counts
 
     def read(self) -> Activity:
@@ -143,6 +157,6 @@ class Counters:
         counts = (self._known + self._added).tolist()
         return Activity(
             self._costs,
-            runs=tuple(tuple(row[1:]) for row in counts),
-            skipped=tuple(row[0] for row in counts),
+            runs=tuple(tuple(row[: self._experts]) for row in counts),
+            skips=tuple(tuple(row[self._experts :]) for row in counts),
         )

@@ -12,8 +12,11 @@ from engine.kernels import Arena, select
 from engine.layout import MATRICES, Matrix, arena_layout
 from engine.packing import PackedMatrix, dequantize
 
-PRUNED = -1
-"""The expert id of a slot that is skipped."""
+
+def skipped(ids: Tensor) -> Tensor:
+    """The ids of slots that are skipped: ``-1 - id``, so below 0; which expert it was is still
+    known."""
+    return -1 - ids
 
 
 class Experts(Protocol):
@@ -22,7 +25,8 @@ class Experts(Protocol):
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """Sum of the chosen experts' outputs, weighted.
 
-        x [T, H]; ids [T, K] int64, -1 for a pruned slot; weights [T, K] float32. Returns [T, H].
+        x [T, H]; ids [T, K] int64, below 0 for a pruned slot; weights [T, K] float32. Returns
+        [T, H].
         """
 
     def tensors(self) -> Iterator[Tensor]:
@@ -42,7 +46,7 @@ class FloatExperts:
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """See `Experts.forward`; computed in the type of x."""
-        slots = ids.flatten()  # [T * K]
+        slots = ids.flatten().clamp(min=-1)  # [T * K]
         order = slots.argsort(stable=True)
         counts = torch.bincount(slots + 1, minlength=len(self.gate) + 1).tolist()
         parts = torch.split(order, counts)[1:]  # the first part is the pruned slots

@@ -15,10 +15,10 @@ def run_by_expert(
 ) -> Tensor:
     """Sum over the slots k of weights[t, k] * run(ids[t, k], x[t]), [T, H].
 
-    x [T, H]; ids [T, K] int64, -1 for a pruned slot; weights [T, K]. ``run`` gets an expert and
-    all its tokens [N, H] at once. The counts are read on the host: not for decoding on a GPU.
+    x [T, H]; ids [T, K] int64, below 0 for a pruned slot; weights [T, K]. ``run`` gets an expert
+    and all its tokens [N, H] at once. The counts are read on the host: not for decoding on a GPU.
     """
-    slots = ids.flatten()  # [T * K]
+    slots = ids.flatten().clamp(min=-1)  # [T * K]
     order = slots.argsort(stable=True)
     counts = torch.bincount(slots + 1, minlength=num_experts + 1).tolist()
     scale = weights.flatten().to(x.dtype)

@@ -55,7 +55,7 @@ class ReplyMeter:
             prune_ratio_now=recent.prune_ratio,
             prune_ratio_layers=activity.prune_ratio_layers,
             expert_runs=activity.runs,
-            skipped=activity.skipped,
+            expert_skips=activity.skips,
             tokens_per_second=self.tokens_per_second,
             time_to_first_token=self.time_to_first_token,
             context_used=context_used,

@@ -25,7 +25,7 @@ class RoutingCounter(Protocol):
     """Hears which experts run.
 
     One that also has a method ``add`` gets the counts of a whole step at once instead: int64
-    [L, E + 1], of each layer the skipped slots and then those of each expert.
+    [L, 2 * E], of each layer the slots of each expert that run, and then those that are skipped.
     """
 
     def record(self, layer: int, routing: Routing) -> None:

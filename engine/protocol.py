@@ -157,7 +157,7 @@ class Meters:
     ``activated_params``: parameters a token really passed through; ``activated_fraction``: their
     share of the whole model's; ``prune_ratio``: skipped expert slots / routed slots, over prompt
     and reply; ``prune_ratio_now``: the same over the last few tokens; ``prune_ratio_layers``: per
-    layer. ``expert_runs[layer][expert]`` and ``skipped[layer]`` count slots since the reply began.
+    layer. ``expert_runs[layer][expert]`` and ``expert_skips`` count slots since the reply began.
     """
 
     activated_params: int = 0
@@ -167,7 +167,7 @@ class Meters:
     prune_ratio_now: float = 0.0
     prune_ratio_layers: tuple[float, ...] = ()
     expert_runs: tuple[tuple[int, ...], ...] = ()
-    skipped: tuple[int, ...] = ()
+    expert_skips: tuple[tuple[int, ...], ...] = ()
     tokens_per_second: float = 0.0
     time_to_first_token: float = 0.0
     context_used: int = 0

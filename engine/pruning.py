@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.attention import AttentionStatistics
 from engine.errors import UsageError
-from engine.experts import PRUNED
+from engine.experts import skipped
 from engine.manifest import LayerRecord
 
 PROTECTED_SHARE = 0.02
@@ -24,8 +24,8 @@ STRONGEST = 2.0
 class Routing:
     """The experts of each token, the heaviest first.
 
-    ``ids`` int64 [T, K], -1 for a slot that is skipped; ``weights`` float32 [T, K], summing to 1
-    over the slots that run, 0 where skipped.
+    ``ids`` int64 [T, K], ``-1 - id`` for a slot that is skipped; ``weights`` float32 [T, K],
+    summing to 1 over the slots that run, 0 where skipped.
     """
 
     ids: Tensor
@@ -179,7 +179,7 @@ def _keep_second(routing: Routing, keep: Tensor) -> Routing:
     """Skip the second slot of the tokens that do not ``keep`` [B * T] it."""
     (first, second), (heavy, light) = routing.ids.unbind(1), routing.weights.unbind(1)
     return Routing(
-        ids=torch.stack((first, second.where(keep, PRUNED)), dim=1),
+        ids=torch.stack((first, second.where(keep, skipped(second))), dim=1),
         weights=torch.stack((heavy.where(keep, 1.0), light.where(keep, 0.0)), dim=1),
     )
 

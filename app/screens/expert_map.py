@@ -13,7 +13,7 @@ from textual.signal import Signal
 from textual.widgets import Footer, Static
 
 from app.engine_client import WorkerEvent
-from app.expert_facts import LEGENDS, VIEWS, Live, View, in_words
+from app.expert_facts import LEGENDS, TALKING, VIEWS, Live, View, in_words
 from app.render import safe_text
 from app.widgets.expert_map import ExpertMap
 from app.widgets.gauge import LIVE_READINGS
@@ -100,8 +100,8 @@ class ExpertMapScreen(Screen[None]):
             Content.styled(f" {number} {view} ", "reverse bold" if view == current else "$quiet")
             for number, view in enumerate(VIEWS, start=1)
         ]
-        self.query_one("#views", Static).update(Content(" ").join(views))
-        waiting = current == "live" and not self._map.live.runs
+        self.query_one("#views", Static).update(Content("").join(views))
+        waiting = current in TALKING and not self._map.live.runs
         quiet = "nothing has run yet: it shows what runs while the model talks"
         legend = f"digit: bits · bar: {quiet if waiting else LEGENDS[current]}"
         self.query_one("#legend", Static).update(Content.styled(legend, "$quiet"))

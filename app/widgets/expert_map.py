@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from app.expert_facts import Live, Table, View, table
+from app.expert_facts import TALKING, Live, Table, View, table
 from app.units import share
 from engine.manifest import Manifest
 
@@ -67,7 +67,7 @@ class ExpertMap(Widget, can_focus=True):
         """The whole grid."""
         values = table(self._records, self.view, self.live)
         top = max((value for row in values for value in row), default=0.0) or 1.0
-        pruned = "pruned" if self.view == "live" else ""
+        pruned = "pruned" if self.view in TALKING else ""
         names = "".join(f"{expert:<{self._cell}}" for expert in range(self._experts))
         lines = [Content.styled(f"{'':{_LABEL}}{names}{pruned:>{_PRUNED}}", "$quiet")]
         lines += [self._line(layer, values, top) for layer in range(len(self._records))]
@@ -77,7 +77,7 @@ class ExpertMap(Widget, can_focus=True):
         cells = [
             self._content(layer, expert, value / top) for expert, value in enumerate(values[layer])
         ]
-        pruned = share(self.live.pruned(layer)) if self.view == "live" else ""
+        pruned = share(self.live.pruned(layer)) if self.view in TALKING else ""
         return Content.assemble(
             (f"{layer:>{_LABEL - 1}} ", "$quiet"), *cells, (f"{pruned:>{_PRUNED}}", "$quiet")
         )

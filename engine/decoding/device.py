@@ -126,7 +126,7 @@ class Look:
             self._event.record()
 
     def rows(self) -> Rows:
-        """[count, 1 + L * (E + 1)]: tokens and counts, as soon as they are there."""
+        """[count, 1 + L * 2 * E]: tokens and counts, as soon as they are there."""
         if self._event is not None:
             self._event.synchronize()
         rows: Rows = self._copy.numpy()

@@ -76,13 +76,14 @@ class Operations(Protocol):
         """Choose experts for x [1, H] by ``router`` [E, H], prune by a layer's rule, and count.
 
         See `engine.pruning.DecodeRule`; threshold, quantile and own are [1] float32. Written are
-        ids [1, K] and weights [1, K]; ``counts`` [E + 1] grows.
+        ids [1, K] and weights [1, K]; ``counts`` [2 * E] grows.
         """
 
     def experts_decode(
         self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor
     ) -> None:
-        """Weighted sum of the experts ``ids`` [1, K], -1 skipped, of x [1, H] to ``out`` [1, H]."""
+        """Weighted sum of the experts ``ids`` [1, K], those below 0 skipped, of x [1, H], to
+        ``out`` [1, H]."""
 
     def draw(self, state: DecodeState) -> None:
         """Draw ``state.token`` from the logits as `engine.sampling` does: ``picked``, or any token

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.cache import LayerCache, Stored, round_to_codes
 from engine.decoding.state import DecodeState, Drawing
+from engine.experts import skipped
 from engine.kernels import Arena
 from engine.layout import MATRICES
 from engine.packing import PackedMatrix, dequantize
@@ -103,11 +104,12 @@ class PlainOperations:
             heavy, light = shares[:, 0], shares[:, 1]
             importance = x.float().abs().sum() * own
             skip = (light / heavy < threshold) & (importance <= quantile)
-            chosen[:, 1].masked_fill_(skip, -1)
+            chosen[:, 1] = torch.where(skip, skipped(chosen[:, 1]), chosen[:, 1])
             shares = torch.stack((heavy.masked_fill(skip, 1.0), light.masked_fill(skip, 0.0)), 1)
         ids.copy_(chosen)
         weights.copy_(shares)
-        counts.scatter_add_(0, chosen[0] + 1, torch.ones_like(chosen[0]))
+        slots = chosen[0].where(chosen[0] >= 0, len(router) + skipped(chosen[0]))
+        counts.scatter_add_(0, slots, torch.ones_like(slots))
 
     def experts_decode(
         self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor

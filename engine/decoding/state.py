@@ -29,8 +29,8 @@ class Activations:
     ``residual`` [1, H] float32; ``normed`` and ``moved`` [1, H], what goes into a block and what
     comes out of it; ``q`` [1, N * D], ``k`` and ``v`` [1, KV * D] float32; ``rotated`` [N, D];
     ``mixed`` [1, N * D]; ``own`` [1] float32, the token's attention to itself; ``ids`` [1, K]
-    int64, -1 where skipped, and ``weights`` [1, K] float32; ``logits`` [1, V] float32. The others
-    are in the model's type.
+    int64, below 0 where skipped, and ``weights`` [1, K] float32; ``logits`` [1, V] float32. The
+    others are in the model's type.
     """
 
     residual: Tensor
@@ -120,9 +120,9 @@ class DecodeState:
     """``token`` [1] int64 is fed at ``position`` [1] int32 by the next step.
 
     ``thresholds`` and ``quantiles`` [L] float32 are the pruning's `DecodeRule`. ``counts``
-    [L, E + 1] int64 are the current step's slots, column 0 the skipped ones. Each step leaves a row
-    in ``ring`` [LOOK_TOKENS, 1 + L * (E + 1)] int64, what it ``picked`` and its counts, at ``slot``
-    [1] int64, which the host puts back to 0 for every look.
+    [L, 2 * E] int64 are the current step's slots as `RoutingCounter` has them. Each step leaves a
+    row in ``ring`` [LOOK_TOKENS, 1 + L * 2 * E] int64, what it ``picked`` and its counts, at
+    ``slot`` [1] int64, which the host puts back to 0 for every look.
     """
 
     token: Tensor
@@ -139,7 +139,7 @@ class DecodeState:
     def allocate(cls, model: Model) -> "DecodeState":
         """For a loaded model, on its device."""
         config, device = model.config, model.embed.device
-        layers, columns = config.num_layers, config.num_experts + 1
+        layers, columns = config.num_layers, 2 * config.num_experts
 
         def integers(*size: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)

@@ -70,7 +70,7 @@ class Kernels(Protocol):
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Tensor:
         """Sum over the slots k of weights[t, k] * expert ids[t, k] (x[t]).
 
-        x [T, H]; ids [T, K] int64, -1 for a pruned slot, which costs nothing; weights [T, K]
+        x [T, H]; ids [T, K] int64, below 0 for a pruned slot, which costs nothing; weights [T, K]
         float32. An expert is down(silu(gate(x)) * up(x)). Returns [T, H] in the type of x.
         """
 

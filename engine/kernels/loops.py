@@ -142,8 +142,8 @@ def gate_up_tiles(
 ) -> None:
     """hidden[slot, rows] = silu(gate x) * (up x) for row tiles ``first`` to ``last``.
 
-    hidden [T * K, I]; ids [T * K], -1 for a slot to skip; ``table`` [E, 3, 4] holds the ``slot``
-    of each matrix.
+    hidden [T * K, I]; ids [T * K], below 0 for a slot to skip; ``table`` [E, 3, 4] holds the
+    ``slot`` of each matrix.
     """
     slots, rows = hidden.shape
     rank = slots // len(x)

@@ -79,8 +79,8 @@ class DecodeStep:
     """One model's decoding of single tokens.
 
     It reads the model's memory by address; the `Decoder` holds on to all of that. After a call,
-    ``ids`` int64 and ``weights`` float32 [L, K] say which experts ran (-1: skipped), ``counts``
-    int64 [L, E + 1] how many slots of each layer were skipped (column 0) or went to each expert.
+    ``ids`` int64 and ``weights`` float32 [L, K] say which experts ran (below 0: skipped),
+    ``counts`` int64 [L, 2 * E] how many slots of each expert ran, and then how many were skipped.
     """
 
     def __init__(self, model: "Model") -> None:
@@ -89,7 +89,7 @@ class DecodeStep:
         layers, top_k = config.num_layers, config.top_k
         self.ids = np.zeros((layers, top_k), np.int64)
         self.weights = np.zeros((layers, top_k), np.float32)
-        self.counts = np.zeros((layers, config.num_experts + 1), np.int64)
+        self.counts = np.zeros((layers, 2 * config.num_experts), np.int64)
         self._config = config
         self._rope = model.rope
         self._progress = np.zeros((2 + at.PHASES * layers) * at.LINE, np.int64)

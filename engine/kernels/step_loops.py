@@ -144,9 +144,11 @@ def _route(model: Table, layer: Table, call: Table, index: int, phase: int, mine
             _prune(model, call, index, ids, shares)
         if layer[at.ROTATED]:
             rotate(normed, model[at.HIDDEN], layer[at.EXPERT_GROUP])
-        counts = model[at.COUNTS] + index * (model[at.EXPERTS] + 1) * INT
+        counts = model[at.COUNTS] + index * 2 * model[at.EXPERTS] * INT
         for k in range(model[at.TOP_K]):
-            slot = memory.int_at(ids, k) + 1
+            slot = memory.int_at(ids, k)
+            if slot < 0:
+                slot = model[at.EXPERTS] - 1 - slot
             memory.put_int(counts, slot, memory.int_at(counts, slot) + 1)
         done(progress, 1)
     wait(model, phase, 1)
@@ -190,7 +192,7 @@ def _prune(model: Table, call: Table, index: int, ids: int, shares: int) -> None
     size = vectors.sum_of_magnitudes(model[at.NORMED], model[at.HIDDEN])
     if size * own_attention(model, parts) > memory.float_at(model[at.RULE], 2 * index + 1):
         return
-    memory.put_int(ids, 1, -1)
+    memory.put_int(ids, 1, -1 - memory.int_at(ids, 1))
     memory.put_float(shares, 0, float32(1))
     memory.put_float(shares, 1, float32(0))
 

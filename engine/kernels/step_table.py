@@ -41,7 +41,7 @@ SHARES, COUNTS, PROGRESS = _REST
 """What threads share: the residual stream before and after attention, the input of the experts
 [H each]; q, k and v side by side; of each part of the keys what it gives every query
 [KV, splits, R, D], and three numbers on that (`step_loops`); silu(gate) * up [K, I]; experts and
-their weights [L, K], slots counted [L, E + 1]; progress, a LINE for each phase, zero at first."""
+their weights [L, K], slots counted [L, 2 * E]; progress, a LINE for each phase, zero at first."""
 
 _OWN = range(_SHARED.stop, _SHARED.stop + 9)
 PRIVATE, PRIVATE_BYTES, INPUTS, SUMS, PAIRS, QUADS, RESULTS, SCORES, QUERIES = _OWN

@@ -130,7 +130,9 @@ def meters(reader: Reader, tokens: int, prompt: int) -> Meters:
         expert_runs=tuple(
             tuple(tokens * (layer + expert) for expert in range(4)) for layer in range(4)
         ),
-        skipped=(tokens,) * 4,
+        expert_skips=tuple(
+            tuple(tokens // 4 * (expert == 3 - layer) for expert in range(4)) for layer in range(4)
+        ),
         tokens_per_second=42.5,
         time_to_first_token=0.38,
         context_used=prompt + tokens,

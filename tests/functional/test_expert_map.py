@@ -40,6 +40,8 @@ async def test_views_by_key_each_with_its_legend(size: tuple[int, int]):
         await pilot.press("tab")
         assert grid.view == "live"
         await pilot.press("tab")
+        assert grid.view == "pruned"
+        await pilot.press("tab")
         assert grid.view == "bits"
         assert grid.has_focus
 
@@ -71,5 +73,5 @@ async def test_it_lives_while_the_model_talks():
         grid = await open_map(pilot)
         await wait_until(pilot, lambda: grid.live.runs)
         await pilot.press("end")
-        await wait_until(pilot, lambda: "runs; of this layer's slots" in text(pilot, "#expert"))
+        await wait_until(pilot, lambda: "pruned; of this layer's slots" in text(pilot, "#expert"))
         assert "pruned" in str(grid.render()).splitlines()[0]

@@ -13,21 +13,24 @@ def test_each_view_shows_its_figure_and_nothing_where_it_is_not_known():
     assert table(layers, "weight", Live()) == ((0.8, 0.2), (0, 0))
     assert table(layers, "error", Live()) == ((0.3, 0.4), (0, 0))
     assert table(layers, "live", Live()) == ((0, 0), (0, 0))
+    assert table(layers, "pruned", Live()) == ((0, 0), (0, 0))
 
 
 def test_live_is_what_ran_between_the_first_and_the_last():
     meters = [
-        Meters(expert_runs=((1, 2), (3, 4)), skipped=(1, 0)),
-        Meters(expert_runs=((5, 5), (6, 6)), skipped=(3, 0)),
-        Meters(expert_runs=((6, 9), (8, 8)), skipped=(5, 1)),
+        Meters(expert_runs=((1, 2), (3, 4)), expert_skips=((1, 0), (0, 0))),
+        Meters(expert_runs=((5, 5), (6, 6)), expert_skips=((1, 2), (0, 0))),
+        Meters(expert_runs=((6, 9), (8, 8)), expert_skips=((1, 4), (1, 0))),
     ]
     live = Live.between(meters)
-    assert live == Live(((5, 7), (5, 4)), (4, 1))
+    assert live == Live(((5, 7), (5, 4)), ((0, 4), (1, 0)))
+    assert table((LAYER, OLD), "pruned", live) == ((0, 4 / 11), (1 / 6, 0))
     assert (live.pruned(0), live.pruned(1)) == (4 / 16, 0.1)
     assert table((LAYER, OLD), "live", live) == ((5, 7), (5, 4))
 
 
 def test_one_reading_counts_from_the_beginning_and_none_is_nothing():
-    assert Live.between([Meters(expert_runs=((1, 2),), skipped=(1,))]) == Live(((1, 2),), (1,))
+    first = Meters(expert_runs=((1, 2),), expert_skips=((0, 1),))
+    assert Live.between([first]) == Live(((1, 2),), ((0, 1),))
     assert Live.between([]) == Live()
-    assert Live().pruned(3) == 0
+    assert Live().pruned(3) == Live().pruned_of(3, 0) == 0

@@ -65,10 +65,10 @@ def test_prune_ratios_over_the_reply_per_layer_and_now(model: Model) -> None:
 
 def test_runs_of_each_expert_and_what_was_skipped_are_told(model: Model) -> None:
     meter = ReplyMeter(model)
-    record(meter, (0, 1), (3, 0), (2, -1))
+    record(meter, (0, 1), (3, 0), (2, -4))
     meters = meter.read(0, 0, Memory())
     assert meters.expert_runs == ((2, 1, 1, 1),) * len(EXPERT_BITS)
-    assert meters.skipped == (1,) * len(EXPERT_BITS)
+    assert meters.expert_skips == ((0, 0, 0, 1),) * len(EXPERT_BITS)
 
 
 def test_an_unused_meter_is_all_zeros(model: Model) -> None:

@@ -67,7 +67,8 @@ def test_prompt_is_pruned_by_ratio_except_for_the_important(batch: int, length: 
             assert pruned.ids[row].tolist() == routing.ids[row].tolist()
             assert torch.equal(pruned.weights[row], routing.weights[row])
         else:
-            assert pruned.ids[row].tolist() == [int(routing.ids[row, 0]), -1]
+            first, second = routing.ids[row].tolist()
+            assert pruned.ids[row].tolist() == [first, -1 - second]
             assert pruned.weights[row].tolist() == [1.0, 0.0]
     assert len(protected) == batch * max(1, int(0.02 * length))
 
@@ -89,7 +90,7 @@ def test_while_decoding_the_tokens_own_statistic_meets_the_layers_quantile() -> 
     below = OdpPruning(thresholds=(0.5,), quantiles=(statistic - 0.1,))
     above = OdpPruning(thresholds=(0.5,), quantiles=(statistic + 0.1,))
     assert below.prune(0, routing, tokens, seen).ids.tolist() == [[3, 5]]
-    assert above.prune(0, routing, tokens, seen).ids.tolist() == [[3, -1]]
+    assert above.prune(0, routing, tokens, seen).ids.tolist() == [[3, -6]]
 
 
 def test_importance_divides_by_the_queries_that_see_a_token() -> None:
@@ -106,7 +107,7 @@ def test_thresholds_at_the_ends_prune_nothing_or_all_but_the_protected() -> None
     nothing = OdpPruning((0.0,), (0.0,)).prune(0, routing, tokens, seen)
     assert torch.equal(nothing.ids, routing.ids)
     most = OdpPruning((1.1,), (0.0,)).prune(0, routing, tokens, seen)
-    assert int((most.ids == -1).sum()) == 39
+    assert int((most.ids < 0).sum()) == 39
 
 
 def test_no_pruning_changes_nothing_and_asks_for_nothing() -> None:

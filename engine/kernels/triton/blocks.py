@@ -21,7 +21,7 @@ class Blocks:
 
 
 def group_slots(ids: Tensor, num_experts: int, size: int) -> Blocks:
-    """Blocks of at most ``size`` slots with one expert; ids [T, K], -1 for a slot to skip.
+    """Blocks of at most ``size`` slots with one expert; ids [T, K], below 0 for a slot to skip.
 
     Nothing is read on the host: there are as many blocks as there could be.
     """

@@ -61,24 +61,25 @@ def _route(
         light = tl.sum(tl.where(slot == 1, share, 0.0), axis=0)
         importance = tl.sum(magnitudes, axis=0) * tl.load(own)
         keep = (light / heavy >= tl.load(threshold)) | (importance > tl.load(quantile))
-        chosen = tl.where((slot == 1) & (keep == 0), -1, chosen)
+        chosen = tl.where((slot == 1) & (keep == 0), -1 - chosen, chosen)
         alone = tl.where(slot == 0, 1.0, 0.0)
         share = tl.where(keep, share, alone)
     tl.store(ids + slot, chosen, mask=slot < top_k)
     tl.store(weights + slot, share, mask=slot < top_k)
 
     place = tl.arange(0, count_block)
-    count = tl.load(counts + place, mask=place <= experts, other=0)
+    count = tl.load(counts + place, mask=place < 2 * experts, other=0)
+    column = tl.where(chosen < 0, experts - 1 - chosen, chosen)
     for rank in tl.static_range(top_k):
-        count += place == tl.sum(tl.where(slot == rank, chosen + 1, 0), axis=0)
-    tl.store(counts + place, count, mask=place <= experts)
+        count += place == tl.sum(tl.where(slot == rank, column, 0), axis=0)
+    tl.store(counts + place, count, mask=place < 2 * experts)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Where a token's experts are written: ``ids`` [1, K] int32 or int64, -1 for a skipped slot,
-    ``weights`` [1, K] float32; ``counts`` [E + 1] int64 of the layer grows, column 0 by the skipped
-    slots."""
+    """Where a token's experts are written: ``ids`` [1, K] int32 or int64, -1 - id for a skipped
+    slot, ``weights`` [1, K] float32; ``counts`` [2 * E] int64 of the layer grows, in its first half
+    by the slots that run, in its second by the skipped ones."""
 
     ids: Tensor
     weights: Tensor
@@ -100,7 +101,7 @@ def route(
     the lower expert comes first. A model that is not top-2 is never pruned here.
     """
     size, top_k = x.shape[1], choice.ids.shape[1]
-    experts = len(choice.counts) - 1
+    experts = len(choice.counts) // 2
     expert_block = max(2, triton.next_power_of_2(experts))
     _route[(1,)](
         x,
@@ -115,7 +116,7 @@ def route(
         experts=experts,
         top_k=top_k,
         expert_block=expert_block,
-        count_block=triton.next_power_of_2(experts + 1),
+        count_block=triton.next_power_of_2(2 * experts),
         slot_block=max(2, triton.next_power_of_2(top_k)),
         block=min(triton.next_power_of_2(size), max(32, _TILE // expert_block)),
         num_warps=8,
