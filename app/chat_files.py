@@ -64,6 +64,22 @@ def export_chat(history: History, chat: int, path: Path, format: Format) -> None
         raise ChatFileError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def export_as(history: History, chat: int, name: str) -> Path:
+    """Write a chat to the file of this name, whose ending says how; empty: as Markdown, named by
+    its title, in the present folder. Returns where it is. Raises McChatError."""
+    if not name:
+        path = free_path(Path.cwd(), file_name(history.chat(chat).title, "md"))
+        export_chat(history, chat, path, "md")
+        return path
+    path = Path(name).expanduser()
+    kinds: dict[str, Format] = {".md": "md", ".json": "json"}
+    kind = kinds.get(path.suffix.lower())
+    if kind is None:
+        raise ChatFileError(f"{path.name} ends neither in .md nor in .json; name it so")
+    export_chat(history, chat, path, kind)
+    return path
+
+
 def import_chat(history: History, path: Path) -> int:
     """Add the chat in a JSON file that `export_chat` wrote; returns its id.
 

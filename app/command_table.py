@@ -36,6 +36,15 @@ COMMANDS: tuple[Command, ...] = (
     Command("continue", CHAT, "go on with a reply that was cut", "screen.go_on", "go_on"),
     Command("answers", CHAT, "system prompt, presets, sampling", "screen.answering", "answering"),
     Command("new", CHAT, "begin a new chat", "screen.new_chat", "new_chat"),
+    Command(
+        *("system", CHAT, "what the model is told beforehand", "screen.answering", ""),
+        *("TEXT, or none", "screen.system_as"),
+    ),
+    Command(
+        *("export", CHAT, "write this chat to a file", "screen.export_to", ""),
+        *("FILE.md or .json", "screen.export_to"),
+    ),
+    Command("drop", CHAT, "leave the older half out, and ask again", "screen.drop_oldest"),
     Command("chats", CHAT, "open, search, rename, delete, export", "screen.chats", "chats"),
     Command(
         *("pruning", ENGINE, "switch ODP, also in the middle of a reply"),
@@ -45,7 +54,11 @@ COMMANDS: tuple[Command, ...] = (
     Command("stronger", ENGINE, "prune more", "screen.strength(1)", "stronger"),
     Command("gauges", ENGINE, "show or hide the gauges", "screen.gauges", "gauges"),
     Command("map", ENGINE, "the experts, and which of them run", "app.map", "map"),
-    Command("models", ENGINE, "load, verify, remove or make models", "app.models", "models"),
+    Command("models", ENGINE, "load, verify, publish or make models", "app.models", "models"),
+    Command(
+        *("model", ENGINE, "go on with another model", "app.models", ""),
+        *("NAME", "screen.load_model"),
+    ),
     Command(
         *("ownmodel", ENGINE, "load the model this chat was held with"),
         *("screen.own_model", "own_model"),

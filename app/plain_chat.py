@@ -36,7 +36,8 @@ LONGEST_WORD = 30
 _ENDINGS = {
     "cancelled": "Stopped. What was said is kept. Ctrl+C again quits.",
     "length": "The reply is cut at the token limit.",
-    "context": "The reply is cut: the context is full. /new begins another chat.",
+    "context": "The reply is cut: the context is full. /drop leaves the older half out, and /new "
+    "begins another chat.",
 }
 
 
@@ -76,7 +77,12 @@ class PlainChat:
             "model": ("NAME", "go on with another model", self._switch_model),
             "pruning": ("odp|off", "skip experts that hardly count, or none", self._prune),
             "system": ("TEXT", "what the model is told beforehand; none: nothing", self._system),
-            "save": ("FILE", "write this chat as Markdown", self._save_as),
+            "drop": ("", "leave the older half of the chat out of what the model sees", self._drop),
+            "export": (
+                "FILE",
+                "write this chat, as .md or .json; FILE may be left out",
+                self._export,
+            ),
             "stats": ("", "figures of the last reply, context and memory", self._stats),
             "quit": ("", "leave; the end of the input does, too", self._quit),
         }
@@ -227,13 +233,23 @@ class PlainChat:
         now = self._conversation.system
         self._say(f"The model is told: {now}" if now else "The model is told nothing beforehand.")
 
-    def _save_as(self, name: str) -> None:
-        from app.chat_files import export_chat
+    def _drop(self, rest: str) -> None:
+        before = self._conversation.left_out
+        left_out = self._conversation.drop_oldest_turns()
+        if left_out == before:
+            raise UsageError("only the last message is left; /new begins another chat")
+        messages = "message" if left_out == 1 else f"{left_out} messages"
+        self._say(
+            f"The model no longer sees your first {messages}, nor the replies; they stay in the "
+            "chat."
+        )
 
-        if not name or self._conversation.chat is None:
-            raise UsageError("/save FILE writes this chat, once something was said")
-        export_chat(self._history, self._conversation.chat, Path(name).expanduser(), "md")
-        self._say(f"Wrote {name}.")
+    def _export(self, name: str) -> None:
+        from app.chat_files import export_as
+
+        if self._conversation.chat is None:
+            raise UsageError("/export writes this chat, once something was said")
+        self._say(f"Wrote {export_as(self._history, self._conversation.chat, name)}.")
 
     def _stats(self, rest: str) -> None:
         if self._session is None:

@@ -8,6 +8,7 @@ from textual import work
 from textual.binding import Binding, BindingType
 
 from app import models
+from app.chat_files import export_as
 from app.history import HistoryError
 from app.key_names import ACTIONS
 from app.key_words import keys_words
@@ -155,6 +156,24 @@ class ChatScreen(MessagesScreen):
         self._show_about()
         self._count()
         self.notify("Holds from the next reply on.", timeout=2)
+
+    def action_system_as(self, text: str) -> None:
+        """Tell the model this from the next reply on; ``none`` is nothing."""
+        text = "" if text == "none" else text
+        self._answer_as(Answering(text, "", self._sampling, self._max_tokens))
+
+    def action_export_to(self, name: str = "") -> None:
+        """Write this chat to a file; without a name, one of its title."""
+        chat = self._conversation.chat
+        if chat is None:
+            self._warn("There is nothing to write yet.")
+            return
+        try:
+            path = export_as(self._services.history, chat, name)
+        except McChatError as error:
+            self._warn(str(error), "Not written")
+        else:
+            self.notify(str(path), title="This chat is in", markup=False)
 
     def action_gauges(self) -> None:
         """Show or hide the gauges."""

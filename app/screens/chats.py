@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Footer, Input, OptionList, Static
 
-from app.chat_files import ChatFileError, Format, export_chat, file_name, free_path, import_chat
+from app.chat_files import export_as, file_name, free_path, import_chat
 from app.conversation import Conversation
 from app.date_words import date_words
 from app.history import ChatRecord, History, HistoryError
@@ -233,7 +233,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
                 self._fill(added)
                 self._tell(f"“{_title(self._history.chat(added))}” is here now.")
             elif chat is not None:
-                await asyncio.to_thread(_export, self._history.path, chat.id, path)
+                path = await asyncio.to_thread(_export, self._history.path, chat.id, text)
                 self._tell(f"“{_title(chat)}” is in {_short(path)}.")
         except McChatError as error:
             self._tell(str(error), "error")
@@ -294,15 +294,11 @@ class ChatsScreen(ModalScreen[Opened | None]):
         told.set_classes(f"-{kind}")
 
 
-def _export(history: Path, chat: int, path: Path) -> None:
+def _export(history: Path, chat: int, name: str) -> Path:
     """On a connection of this thread's own."""
-    kinds: dict[str, Format] = {".md": "md", ".json": "json"}
-    kind = kinds.get(path.suffix.lower())
-    if kind is None:
-        raise ChatFileError(f"{path.name} ends neither in .md nor in .json; name it so")
     own = History(history)
     try:
-        export_chat(own, chat, path, kind)
+        return export_as(own, chat, name)
     finally:
         own.close()
 

@@ -84,7 +84,7 @@ def test_commands_say_what_they_did_and_what_the_model_says_stays_apart(
 ) -> None:
     write_tiny_checkpoint(paths.models_dir() / "other")
     file = tmp_path / "chat.md"
-    script = f"/help\n/stop\n/pruning\nHello\n/stats\n/save {file}\n/model\n/model other\nYou?\n"
+    script = f"/help\n/stop\n/pruning\nHello\n/stats\n/export {file}\n/model\n/model other\nYou?\n"
     result = mc_chat("chat", "--plain", "tiny", *SHORT, stdin=script + "/quit\nNever\n")
     assert result.code == 0
     for said in (
@@ -104,6 +104,21 @@ def test_commands_say_what_they_did_and_what_the_model_says_stays_apart(
     assert second.made is not None
     assert second.made.model == "other"
     assert "Hello" in file.read_text()
+
+
+def test_drop_leaves_the_oldest_out_of_what_the_model_sees(
+    mc_chat: Command, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = "One\nTwo\nThree\n/drop\nFour\n/export\n"
+    result = mc_chat("chat", "--plain", "tiny", *SHORT, stdin=script)
+    assert result.code == 0, result.err
+    assert "no longer sees your first message," in result.err
+    (line,) = kept()
+    left_out = [record.made.left_out for record in line if record.made]
+    assert left_out == [0, 0, 0, 1]
+    assert "Four" in (tmp_path / "One.md").read_text()
+    failed(mc_chat("chat", "--plain", "tiny", *SHORT, stdin="/drop\n"), 2, "only the last message")
 
 
 def test_a_script_ends_with_its_first_mistake(mc_chat: Command, tiny: Path) -> None:
@@ -212,7 +227,7 @@ def test_a_person_goes_on_with_the_last_chat(typing: Type, tiny: Path) -> None:
 
 
 def test_a_mistake_is_said_and_the_chat_goes_on(typing: Type, tiny: Path) -> None:
-    result = typing("/fly", "/pruning up", "/save x", "/model nothing", "word " * 300, "Hello")
+    result = typing("/fly", "/pruning up", "/export x", "/model nothing", "word " * 300, "Hello")
     assert result.code == 0
     for said in (
         "there is no command /fly; /help lists them",
