@@ -59,6 +59,8 @@ class LineProcess:
                 stderr=asyncio.subprocess.PIPE,
                 limit=LINE_LIMIT,
                 env=child_environment(),
+                # Linux shares cores among sessions: within ours, it would slow the screen down.
+                start_new_session=True,
             )
             on_failure.pop_all()
         self._watcher = asyncio.create_task(self._watch(self._process, log))

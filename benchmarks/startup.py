@@ -7,25 +7,15 @@ holds text. Medians of several starts on a warm disk.
 """
 
 import argparse
-import fcntl
 import json
-import os
-import pty
-import select
-import signal
 import statistics
-import struct
 import subprocess
-import sys
 import tempfile
-import termios
 import time
 from collections.abc import Callable
 
 from benchmarks.machine import machine
-
-MC_CHAT = (sys.executable, "-m", "app.cli")
-TIMEOUT_SECONDS = 20.0
+from benchmarks.terminal import MC_CHAT, terminal
 
 
 def help_seconds() -> float:
@@ -39,27 +29,9 @@ def first_paint_seconds() -> float:
     """Seconds until bare `mc-chat` has drawn its header in a 120x36 terminal, from nothing."""
     with tempfile.TemporaryDirectory() as home:
         started = time.perf_counter()
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.environ.update(MC_CHAT_HOME=home, TERM="xterm-256color")
-            os.execv(sys.executable, list(MC_CHAT))
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
-        try:
-            _read_until(terminal, b"mc-chat", started)
+        with terminal(MC_CHAT, {"MC_CHAT_HOME": home}) as screen:
+            screen.wait_for("mc-chat")
             return time.perf_counter() - started
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os.close(terminal)
-
-
-def _read_until(terminal: int, wanted: bytes, started: float) -> None:
-    seen = b""
-    while wanted not in seen:
-        left = TIMEOUT_SECONDS - (time.perf_counter() - started)
-        if left <= 0 or not select.select([terminal], [], [], left)[0]:
-            raise TimeoutError(f"{wanted!r} was not drawn within {TIMEOUT_SECONDS} s")
-        seen += os.read(terminal, 65536)
 
 
 def measure(what: Callable[[], float], times: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ on busy cores it must not rest the longer.
 """
 
 import asyncio
+from contextlib import suppress
 from time import thread_time
 
 from app.widgets.document import Document
@@ -29,6 +30,7 @@ class PacedStream:
         self._portion = PORTION
         self._whole: str | None = None
         self._some = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     def write(self, text: str) -> None:
@@ -42,6 +44,7 @@ class PacedStream:
         self._whole = whole
         self._some.set()
         if len(self._pending) <= PORTION:
+            self._hurry.set()
             await asyncio.wait([self._task])
 
     async def stop(self) -> None:
@@ -67,4 +70,5 @@ class PacedStream:
                 self._portion = max(PORTION, size // 2)
             elif len(text) == size:
                 self._portion = 2 * size
-            await asyncio.sleep(max(FRAME_SECONDS, REST * took))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), max(FRAME_SECONDS, REST * took))

@@ -72,6 +72,15 @@ async def test_requests_sent_before_the_start_are_answered():
     await client.stop()
 
 
+async def test_it_takes_no_processor_time_from_the_screens_session():
+    heard = Listener()
+    client = EngineClient(heard, FAKE)
+    await client.start()
+    await heard.until(has(Ready))
+    assert os.getsid(client._process._process.pid) != os.getsid(0)
+    await client.stop()
+
+
 async def test_a_reply_comes_in_order_and_whole():
     heard = Listener()
     client = EngineClient(heard, FAKE)
