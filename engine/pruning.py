@@ -25,18 +25,19 @@ class Routing:
     """The experts of each token, the heaviest first.
 
     ``ids`` int64 [T, K], ``-1 - id`` for a slot that is skipped; ``weights`` float32 [T, K],
-    summing to 1 over the slots that run, 0 where skipped.
+    summing to 1 over the slots that run unless the model takes them as they are, 0 where skipped.
     """
 
     ids: Tensor
     weights: Tensor
 
 
-def route(router_logits: Tensor, top_k: int) -> Routing:
-    """Mixtral's routing of logits [T, E]: softmax over all, the top k, renormalised."""
+def route(router_logits: Tensor, top_k: int, renormalised: bool = True) -> Routing:
+    """Mixtral's routing of logits [T, E]: softmax over all, the top k, renormalised; some models
+    leave out the last step."""
     probabilities = router_logits.float().softmax(dim=-1)
     weights, ids = probabilities.topk(top_k, dim=-1)  # sorted, [T, K]
-    return Routing(ids, weights / weights.sum(dim=-1, keepdim=True))
+    return Routing(ids, weights / weights.sum(dim=-1, keepdim=True) if renormalised else weights)
 
 
 @dataclass(frozen=True)
