@@ -35,6 +35,7 @@ from compress.passes import ONE_PASS
 from compress.pipeline import CompressJob, compress
 from compress.progress import Progress, Stage
 from compress.projection import Work
+from compress.quantizer_names import sweeps_of
 from compress.quantizers import Quantizer, quantizer, scoring_quantizer
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
@@ -146,7 +147,7 @@ def measure(source: Path, out: Path, tokens: int, device: str, name: str) -> Run
 
 def work_of(config: ModelConfig, samples: int, name: str) -> dict[Stage, Work]:
     """One layer's work with so many windows, by stage."""
-    sweeps = projection.sweeps_of(name)
+    sweeps = sweeps_of(name)
     return projection.layer_work(config, samples, WINDOW, len(WIDTHS), sweeps)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from compress.progress import Done, JobEvent, JobFailed, Progress, Started, Transfer, encode
+from compress.quantizer_names import DEFAULT_QUANTIZER
 from engine.errors import Interrupted, McChatError, WorkerError
 
 _REPEAT_SECONDS = 0.5
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, required=True, metavar="DIR")
     options.add_argument("--bits", type=float, default=2.5)
     options.add_argument("--allocator", default="pmq")
-    options.add_argument("--quantizer", default="refined")
+    options.add_argument("--quantizer", default=DEFAULT_QUANTIZER)
     options.add_argument("--group-size", type=int, default=128)
     options.add_argument("--text", type=Path, metavar="FILE")
     options.add_argument("--samples", type=int, metavar="N")

@@ -34,6 +34,7 @@ from compress.passes import ONE_PASS, TWO_PASSES, Method, Passes
 from compress.placement import check_memory, choose_placement, say_when_out_of_memory
 from compress.progress import Listener, Stage
 from compress.quality import agreement, heldout_ends
+from compress.quantizer_names import DEFAULT_QUANTIZER, is_rotated, sweeps_of
 from compress.quantizers import quantizer, scoring_quantizer
 from compress.reporter import Reporter
 from compress.result import write_manifest, write_rest
@@ -87,7 +88,7 @@ class CompressJob:
     out: Path
     bits: float = 2.5
     allocator: str = "pmq"
-    quantizer: str = "refined"
+    quantizer: str = DEFAULT_QUANTIZER
     group_size: int = 128
     text: Path | None = None
     samples: int | None = None
@@ -209,7 +210,7 @@ class _Compression:
         tokens = self._size.samples * self._size.window
         needed = projection.disk_bytes(
             config, job.bits, job.group_size, tokens, largest, kept,
-            RestBits(job.router_bits, job.head_bits),
+            RestBits(job.router_bits, job.head_bits), is_rotated(job.quantizer),
         )  # fmt: skip
         check_free(job.out, needed, self._source.folder if kept else None)
         if job.passes > 1:
@@ -221,7 +222,7 @@ class _Compression:
         config, job, method = self._source.config, self._job, self._method
         samples, window = self._size.samples, self._size.window
         work = projection.layer_work(
-            config, samples, window, len(method.widths), projection.sweeps_of(job.quantizer)
+            config, samples, window, len(method.widths), sweeps_of(job.quantizer)
         )
         if config.hidden_size < SMALLEST_SHARED:
             # It would be done before the machine has been measured.

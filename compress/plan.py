@@ -9,6 +9,7 @@ least that is worth choosing between.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from compress.quantizer_names import DEFAULT_QUANTIZER, is_rotated
 from engine import budget
 from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.protocol import Device
@@ -106,6 +107,7 @@ def plan(
     only: float | None = None,
     group_size: int = budget.GROUP_SIZE,
     kv_bits: budget.KvBits = 16,
+    quantizer: str = DEFAULT_QUANTIZER,
 ) -> Plan:
     """Weigh every width against the free memory of ``device`` at ``context`` tokens.
 
@@ -114,12 +116,15 @@ def plan(
     comfortably, else the largest width that does, else the smallest if it fits at all. Where
     nothing fits, a shorter context is looked for, and ``others``, the further devices of the
     machine. A device of unknown memory is given the benefit of the doubt.
-    ``kv_bits``: of an element of the KV cache, 16 for the type of the activations. Raises
+    ``kv_bits``: of an element of the KV cache, 16 for the type of the activations; ``quantizer``:
+    what the build will be made with. Raises
     UsageError for a context that the model was not trained for.
     """
 
+    rotated = is_rotated(quantizer)
+
     def need(bits: float, tokens: int, kind: budget.DeviceKind) -> budget.Budget:
-        return budget.nominal_budget(config, bits, group_size, tokens, kind, kv_bits)
+        return budget.nominal_budget(config, bits, group_size, tokens, kind, kv_bits, rotated)
 
     tokens = budget.choose_context(config, context)
     widths = budget.NOMINAL_BITS if only is None else (only,)

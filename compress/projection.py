@@ -63,12 +63,13 @@ def disk_bytes(
     largest_shard: int = 0,
     kept_source: int = 0,
     rest: RestBits = budget.AS_IT_IS,
+    rotated: bool = False,
 ) -> int:
     """What a job needs on the disk at its peak: the result, two shards while they are streamed
     (``largest_shard`` 0 for a source that is on the disk already) or, with ``kept_source``, all of
     them, and the calibration streams in two generations, one while the next is written."""
     widths = budget.spread_bits(nominal_bits, config.num_experts)
-    experts = config.num_layers * budget.expert_bytes(config, widths, group_size)
+    experts = config.num_layers * budget.expert_bytes(config, widths, group_size, rotated)
     result = budget.dense_bytes(config, group_size, "cuda", rest) + experts
     ends = 2 * config.vocab_size * config.hidden_size * budget.STORED_BYTES
     source = max(2 * largest_shard, kept_source)
@@ -196,15 +197,6 @@ class Work:
         )
 
 
-_SWEEPS = {"refined": (1, 3)}
-"""Sweeps of coordinate descent while scoring, and while quantizing; none for other quantizers."""
-
-
-def sweeps_of(quantizer: str) -> tuple[int, int]:
-    """Sweeps while scoring and while quantizing."""
-    return _SWEEPS.get(quantizer, (0, 0))
-
-
 def layer_work(
     config: ModelConfig,
     samples: int,
@@ -214,7 +206,8 @@ def layer_work(
 ) -> dict[Stage, Work]:
     """What one layer costs: its attention, then scoring at ``widths`` widths, then quantizing.
 
-    ``sweeps`` as of `sweeps_of`. Tokens are taken to spread evenly over the experts.
+    ``sweeps`` as of `compress.quantizer_names.sweeps_of`. Tokens are taken to spread evenly over
+    the experts.
     """
     tokens = samples * window
     attention = _attention(config, tokens, window)

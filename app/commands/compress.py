@@ -12,6 +12,7 @@ from app.following import compress_here
 from app.jobs import Job
 from app.progress_line import ProgressLine
 from compress.plan import Choice, plan
+from compress.quantizer_names import DEFAULT_QUANTIZER, QUANTIZER_NAMES
 from engine import budget
 from engine.config import ModelConfig
 from engine.errors import DoesNotFitError
@@ -21,8 +22,7 @@ ALLOCATORS = (
     *("pmq", "pmq-free", "global", "uniform", "random", "frequency", "weight", "fnorm"),
     *("fnorm-free", "hessian", "bsp"),
 )
-QUANTIZERS = ("rotated", "corrected", "refined", "gptq", "rtn", "hqq", "minmax")
-"""As in `compress.allocation` and `compress.quantizers`, which take a second to import."""
+"""As in `compress.allocation`, which takes a second to import."""
 
 _DEFAULT_BITS = 2.5
 _PASSED_ON = (
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--samples", type=positive, metavar="N", help="windows to calibrate on")
     parser.add_argument("--window", type=positive, metavar="T", help="tokens of a window")
     parser.add_argument("--allocator", choices=ALLOCATORS, help="how the bits are spread")
-    parser.add_argument("--quantizer", choices=QUANTIZERS, help="how weights become codes")
+    parser.add_argument("--quantizer", choices=QUANTIZER_NAMES, help="how weights become codes")
     parser.add_argument(
         "--group-size", type=int, choices=(64, 128), help="weights that share a scale"
     )
@@ -142,7 +142,8 @@ def _size(options: argparse.Namespace) -> _Size:
     config = source_config(options.source)
     device = card(options.vram)
     group_size = options.group_size or budget.GROUP_SIZE
-    choice = plan(config, device, group_size=group_size)
+    made_with = options.quantizer or DEFAULT_QUANTIZER
+    choice = plan(config, device, group_size=group_size, quantizer=made_with)
     if choice.recommended is None:
         raise DoesNotFitError(choice.reason)
     bits = choice.recommended.nominal_bits

@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
+from compress.quantizer_names import SCORING_SWEEPS
 from compress.quantizers.gptq import quantize_gptq
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
@@ -75,9 +76,6 @@ def quantizer(name: str) -> Quantizer:
         raise UsageError(f"no quantizer {name!r}; available: {', '.join(QUANTIZERS)}")
     return QUANTIZERS[name]
 
-
-SCORING_SWEEPS = 1
-"""Sweeps of coordinate descent when codes are only made to measure what a width would cost."""
 
 _SCORING: dict[str, Round] = {
     "rotated": partial(quantize_refined, sweeps=SCORING_SWEEPS, rotated=True),

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compress.quantizer_names import SWEEPS
 from compress.quantizers.draft import Draft, row_chunks
 from compress.quantizers.gptq import draft_gptq
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
 from compress.quantizers.kernels import kernels_for
 from compress.quantizers.products import product_dtype
-
-SWEEPS = 3
 
 
 def quantize_refined(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compress import quantizer_names
 from compress.quantizers import QUANTIZERS, draft, grid, quantizer
 from compress.quantizers.gptq import draft_gptq, quantize_gptq
 from compress.quantizers.hessian import DAMPING, Hessian, HessianSum
@@ -243,3 +244,10 @@ def test_every_quantizers_codes_survive_packing(name: str, bits: int) -> None:
 def test_unknown_quantizer_names_the_choices() -> None:
     with pytest.raises(UsageError, match="gptq"):
         quantizer("awq")
+
+
+def test_the_names_that_planning_knows_are_the_quantizers() -> None:
+    assert tuple(QUANTIZERS) == quantizer_names.QUANTIZER_NAMES
+    assert quantizer_names.DEFAULT_QUANTIZER in QUANTIZERS
+    for name, found in QUANTIZERS.items():
+        assert quantizer_names.is_rotated(name) == found.rotated
