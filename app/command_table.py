@@ -44,6 +44,7 @@ COMMANDS: tuple[Command, ...] = (
         *("export", CHAT, "write this chat to a file", "screen.export_to", ""),
         *("FILE.md or .json", "screen.export_to"),
     ),
+    Command("compare", CHAT, "A/B: the last reply beside another one", "screen.compare"),
     Command("drop", CHAT, "leave the older half out, and ask again", "screen.drop_oldest"),
     Command("chats", CHAT, "open, search, rename, delete, export", "screen.chats", "chats"),
     Command(
@@ -54,6 +55,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("stronger", ENGINE, "prune more", "screen.strength(1)", "stronger"),
     Command("gauges", ENGINE, "show or hide the gauges", "screen.gauges", "gauges"),
     Command("map", ENGINE, "the experts, and which of them run", "app.map", "map"),
+    Command("beside", ENGINE, "the same beside the chat, live", "screen.beside", "beside"),
     Command("models", ENGINE, "load, verify, publish or make models", "app.models", "models"),
     Command(
         *("model", ENGINE, "go on with another model", "app.models", ""),

@@ -13,6 +13,7 @@ ACTIONS: dict[str, str] = {
     "models": "f4",
     "own_model": "f10",
     "map": "ctrl+l",
+    "beside": "ctrl+s",
     "sleep": "f12",
     "answering": "f5",
     "again": "ctrl+g",

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from textual import work
+from textual import events, work
 from textual.binding import Binding, BindingType
 
 from app import models
@@ -21,9 +21,13 @@ from app.screens.chats import ChatsScreen
 from app.widgets.gauge import Readings
 from app.widgets.messages import Notice
 from engine import protocol
-from engine.errors import McChatError, UsageError
+from engine.errors import CheckpointError, McChatError, UsageError
+from engine.manifest import read_manifest
 from engine.protocol import PruningMode
 
+BROAD = 150
+"""Columns from which the map of the experts fits beside the chat."""
+TOO_NARROW = "/map shows it by itself."
 ONE_TURN = "Only the last message is left, and it alone is too long; shorten it."
 
 
@@ -41,6 +45,7 @@ class ChatScreen(MessagesScreen):
         Binding("f4", "app.models", "Models", id="models"),
         Binding("f10", "own_model", "Its model", id="own_model", show=False),
         Binding("ctrl+l", "app.map", "Map", id="map", show=False),
+        Binding("ctrl+s", "beside", "Map beside", id="beside", show=False),
         Binding("f12", "app.sleep", "Sleep", id="sleep", show=False),
         Binding("f5", "answering", "Answers", id="answering", show=False),
         Binding("ctrl+g", "again", "Again", id="again"),
@@ -179,6 +184,20 @@ class ChatScreen(MessagesScreen):
         """Show or hide the gauges."""
         self._gauges.toggle_class("-hidden")
 
+    def on_resize(self, event: events.Resize) -> None:
+        """Whether there is room for the map beside the chat."""
+        self.set_class(event.size.width >= BROAD, "-broad")
+
+    async def action_beside(self) -> None:
+        """The map of the experts beside the chat: what runs, what is pruned, and away again."""
+        if not self.has_class("-broad"):
+            self._warn(f"The map beside the chat needs {BROAD} columns; {TOO_NARROW}")
+            return
+        try:
+            await self._map.turn(read_manifest(self.model))
+        except CheckpointError as error:
+            self._warn(str(error), "No map")
+
     def action_page(self, pages: int) -> None:
         """Scroll the messages while the prompt keeps the focus."""
         if pages < 0:
@@ -248,6 +267,7 @@ class ChatScreen(MessagesScreen):
             return
         self.model, self._model_name, self._loaded = folder, display_name(folder), None
         await self._view.drop_notices()
+        await self._map.hide()
         self._show_about()
         self._show_readings(Readings(pruning=self._odp))
         self._show_offer()

@@ -33,6 +33,7 @@ FIXED: tuple[tuple[str, tuple[Line, ...]], ...] = (
             ("Y  C", "copy it; copy its next block of code"),
             ("E", "edit it and send it anew"),
             ("R", "another reply"),
+            ("A", "A/B: another reply beside this one"),
             ("Left  Right", "another of its branches"),
             ("D", "delete the last message, pressed twice"),
             ("Esc", "back to the prompt"),

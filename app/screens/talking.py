@@ -23,6 +23,7 @@ from app.widgets.chips import Chips
 from app.widgets.gauge import Readings
 from app.widgets.gauges import Gauges, NewReadings
 from app.widgets.header import HeaderLine
+from app.widgets.map_panel import MapPanel
 from app.widgets.messages import ModelMessage
 from app.widgets.prompt import Prompt
 from engine import protocol
@@ -64,6 +65,7 @@ class TalkingScreen(Screen[None]):
         self._header = HeaderLine()
         self._gauges = Gauges()
         self._gauges.set_class(not services.settings.show_gauges, "-hidden")
+        self._map = MapPanel()
         self._view = ChatView()
         self._chips = Chips()
         self._offer = Static(id="offer", markup=False)
@@ -76,6 +78,7 @@ class TalkingScreen(Screen[None]):
         """The gauges are docked beside or above the messages by the style sheet."""
         yield self._header
         with Container(id="body"):
+            yield self._map
             yield self._gauges
             yield self._view
             yield self._chips
@@ -304,6 +307,7 @@ class TalkingScreen(Screen[None]):
     def _show_readings(self, readings: Readings) -> None:
         self._readings = readings
         self._gauges.post_message(NewReadings(readings))
+        self._map.tell(readings)
 
     async def _tell(self, text: str, choices: tuple[tuple[str, str], ...] = ()) -> None:
         await self._view.notice(text, choices)

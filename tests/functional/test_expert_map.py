@@ -8,6 +8,9 @@ from textual.widgets import Static
 
 from app.screens.expert_map import ExpertMapScreen
 from app.widgets.expert_map import ExpertMap
+from app.widgets.gauges import Gauges
+from app.widgets.map_panel import MapPanel
+from app.widgets.messages import ModelMessage
 from app.widgets.prompt import Prompt
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
@@ -75,3 +78,32 @@ async def test_it_lives_while_the_model_talks():
         await pilot.press("end")
         await wait_until(pilot, lambda: "pruned; of this layer's slots" in text(pilot, "#expert"))
         assert "pruned" in str(grid.render()).splitlines()[0]
+
+
+async def test_the_map_beside_the_chat_lives_and_turns_from_what_runs_to_what_is_pruned():
+    install_model()
+    async with make_app().run_test(size=(150, 40)) as pilot:
+        await wait_for_state(pilot, "ready")
+        chat, prompt = pilot.app.screen, pilot.app.screen.query_one(Prompt)
+        prompt.text = "hold"
+        await pilot.press("enter", "ctrl+s")
+        await wait_until(pilot, lambda: chat.query(ExpertMap))
+        grid = chat.query_one(ExpertMap)
+        assert grid.view == "live"
+        assert prompt.has_focus
+        await wait_until(pilot, lambda: grid.live.runs)
+        assert grid.region.right < chat.query_one(ModelMessage).region.x
+        assert prompt.region.right <= chat.query_one(Gauges).region.x
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: chat.query_one(ExpertMap).view == "pruned")
+        assert chat.query_one(ExpertMap).live.runs
+        assert "skipped" in text(pilot, "#map-legend")
+        await pilot.resize_terminal(149, 40)
+        await wait_until(pilot, lambda: not chat.query_one(MapPanel).display)
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: pilot.app._notifications)
+        await pilot.resize_terminal(150, 40)
+        await wait_until(pilot, lambda: chat.query_one(MapPanel).display)
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: not chat.query(ExpertMap))
+        await pilot.press("escape")
