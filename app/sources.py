@@ -7,15 +7,21 @@ from app import models, paths
 from app.catalogue import ReadyBuild, ready_builds
 from assets import DEMO_DIR
 from compress import projection
-from engine.budget import GROUP_SIZE, STORED_BYTES
+from compress.quantizer_names import DEFAULT_QUANTIZER, sweeps_of
+from engine.budget import GROUP_SIZE, STORED_BYTES, DeviceKind
 from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.errors import SourceError
 
 MIXTRAL_REPOSITORY = "mistralai/Mixtral-8x7B-Instruct-v0.1"
 """Its shape is built in."""
 
-MOST_CALIBRATION_TOKENS = 128 * 2048
-"""What a job calibrates on at most unless told otherwise; on a processor it takes fewer."""
+_DEMO_WINDOWS, _WINDOWS, _CPU_WINDOWS = (64, 512), (128, 2048), (4, 2048)
+_WIDE = 1024
+"""What a job calibrates on, windows of so many tokens, and from which hidden size on a processor
+takes fewer: as in `compress.calibration`, which takes a second to import."""
+
+_WIDTHS = 3
+"""At which experts are tried."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,32 @@ class SourceChoice:
             return self.build.bytes
         return STORED_BYTES * self.config.total_weights if isinstance(self.source, str) else 0
 
-    def disk_bytes(self, bits: float) -> int:
+    def calibration(self, kind: DeviceKind) -> tuple[int, int]:
+        """Windows, and tokens of each, that a job on such a device calibrates on."""
+        if self.name == models.DEMO:
+            samples, window = _DEMO_WINDOWS
+        elif kind == "cpu" and self.config.hidden_size >= _WIDE:
+            samples, window = _CPU_WINDOWS
+        else:
+            samples, window = _WINDOWS
+        return samples, min(window, self.config.max_context)
+
+    def disk_bytes(self, bits: float, kind: DeviceKind) -> int:
         """What a job of this width needs on the disk while it works, at most."""
         if self.build:
             return self.build.bytes
         shard = projection.SHARD_BYTES if isinstance(self.source, str) else 0
-        tokens = MOST_CALIBRATION_TOKENS
-        return projection.disk_bytes(self.config, bits, GROUP_SIZE, tokens, shard)
+        samples, window = self.calibration(kind)
+        return projection.disk_bytes(self.config, bits, GROUP_SIZE, samples * window, shard)
+
+    def typical_hours(self) -> float:
+        """Of computing on the two processor cores whose speed is known; any other machine is
+        measured when a job begins."""
+        samples, window = self.calibration("cpu")
+        sweeps = sweeps_of(DEFAULT_QUANTIZER)
+        work = projection.layer_work(self.config, samples, window, _WIDTHS, sweeps)
+        seconds = sum(part.seconds(projection.TYPICAL_SPEED) for part in work.values())
+        return self.config.num_layers * seconds / 3600
 
 
 def result_folder(name: str, bits: float) -> Path:

@@ -7,6 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Log
 
+from app.failure_words import Ways, failure_words
 from app.jobs import Job, RunningJob
 from app.render import safe_text
 from app.screens.job_screen import JobScreen
@@ -14,7 +15,9 @@ from app.services import Services
 from app.units import clock
 from app.widgets.header import HeaderLine
 from app.widgets.job_view import JobView
-from compress.progress import JobEvent, Progress
+from compress.progress import JobEvent, JobFailed, Progress
+
+NO_WAYS = Ways()
 
 
 class CompressScreen(JobScreen):
@@ -22,10 +25,12 @@ class CompressScreen(JobScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("n", "anew", "Begin anew")]
 
-    def __init__(self, job: Job, title: str, services: Services) -> None:
+    def __init__(self, job: Job, title: str, services: Services, ways: Ways = NO_WAYS) -> None:
+        """``ways``: what else could be chosen, should it fail."""
         heading = f"Compressing {title} to {job.bits:g} bits"
         super().__init__(job, services.job_command, heading, "compression")
         self._services = services
+        self._ways = ways
         self._told_at = 0.0
 
     @classmethod
@@ -56,6 +61,10 @@ class CompressScreen(JobScreen):
         """Nothing is known yet."""
         self.query_one(HeaderLine).show("writing", "compressing")
         self.query_one(JobView).progress = None
+
+    def failure_words(self, failed: JobFailed) -> str:
+        """Why, and what could be chosen instead."""
+        return failure_words(failed, self._ways)
 
     def hear(self, event: JobEvent) -> None:
         """Show a step."""

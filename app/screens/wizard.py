@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 from app import jobs, models, sources
 from app.device_words import memory_words
 from app.engine_client import WorkerDied, WorkerEvent
+from app.failure_words import Ways
 from app.job_words import job_words
 from app.jobs import Job, TransferJob
 from app.load_choices import LoadChoice, remember
@@ -232,7 +233,19 @@ class WizardScreen(Screen[Path | None]):
             self._show_job(joining(running, self._services))
 
     def _run_job(self, job: Job) -> None:
-        self._show_job(CompressScreen(job, self._source.title, self._services))
+        ways = self._ways(job.bits)
+        self._show_job(CompressScreen(job, self._source.title, self._services, ways))
+
+    def _ways(self, bits: float) -> Ways:
+        """What else could be chosen."""
+        fewer = [row.nominal_bits for row in self._plan().choices if row.nominal_bits < bits]
+        chosen, source = self._devices[self._device], self._source
+        others = [one for one in self._devices if one.id != chosen.id and not one.problem]
+        saved = 0
+        if fewer:
+            most, less = (source.disk_bytes(one, chosen.kind) for one in (bits, fewer[-1]))
+            saved = most - less
+        return Ways(fewer[-1] if fewer else None, saved, others[0].name if others else "")
 
     @work(exclusive=True)
     async def _show_job(self, screen: CompressScreen | TransferScreen) -> None:
@@ -320,7 +333,7 @@ class WizardScreen(Screen[Path | None]):
             self._say(f"{table.reason}. Enter twice tries anyway.")
             return
         words = [f"★ recommended: {table.reason}."]
-        words += job_words(self._source, table.recommended.nominal_bits)
+        words += job_words(self._source, table.recommended.nominal_bits, table.device.kind)
         if any(choice.paper_score for choice in table.choices):
             words.append("Perplexity as the paper measured it on WikiText-2; lower is better.")
         self._say("\n".join(words), "quiet")

@@ -2,8 +2,8 @@
 
 Arguments as for `compress.job`; `--story` says how it ends: "done" writes a model that can be
 listed, "fail" runs out of disk once and works when tried again, "offline" loses the network,
-"hold" and "downloads" wait to be stopped, or until NAME.go is there,
-"anew" wants --restart, "dies" is killed, "measured" compares its model with the original.
+"memory" finds the device full, "hold" and "downloads" wait to be stopped, or until NAME.go is
+there, "anew" wants --restart, "dies" is killed, "measured" compares its model with the original.
 """
 
 import argparse
@@ -131,6 +131,10 @@ def main() -> None:
         teller.tell(
             JobFailed("NetworkError", "the connection was lost; run the same command again")
         )
+        sys.exit(1)
+    if options.story == "memory":
+        steps(teller, until=0.3)
+        teller.tell(JobFailed("DoesNotFitError", "the device ran out of memory"))
         sys.exit(1)
     failed_before = options.out.with_suffix(".failed")
     if options.story == "fail" and not failed_before.exists():

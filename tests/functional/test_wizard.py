@@ -230,12 +230,16 @@ async def test_a_hub_source_says_what_it_downloads_and_the_disk_it_needs(monkeyp
     async with make_app().run_test(size=(120, 36)) as pilot:
         await wait_for_state(pilot, "ready")
         await choose_mixtral(pilot)
-        need = sources.mixtral().disk_bytes(3.0)
+        need = sources.mixtral().disk_bytes(3.0, "cuda")
         await wait_until(pilot, lambda: "93.4 GB from the hub" in text_of(pilot, "#message"))
         assert f"up to {size(need)} of disk" in text_of(pilot, "#message")
+        assert "measures the device and says how many hours" in text_of(pilot, "#message")
         monkeypatch.setattr("app.job_words.free_disk", lambda folder: 10**9)
         await pilot.press("d")
-        assert "✕ Needs up to" in text_of(pilot, "#message")
+        # A processor calibrates on fewer tokens.
+        less = sources.mixtral().disk_bytes(table(pilot).chosen.nominal_bits, "cpu")
+        assert f"✕ Needs up to {size(less)}" in text_of(pilot, "#message")
+        assert "hours on two cores" in text_of(pilot, "#message")
         assert "1.00 GB are free" in text_of(pilot, "#message")
 
 
@@ -480,8 +484,30 @@ async def test_a_failure_gives_its_reason_and_can_be_tried_again():
         await pilot.press("enter")
         await wait_for_state(pilot, "down")
         assert text_of(pilot, "#ending").startswith("✕ the disk is full: 1.2 GB more are needed")
+        saved = sources.demo().disk_bytes(2.5, "cuda") - sources.demo().disk_bytes(2.25, "cuda")
+        smaller = f"The next smaller choice, 2.25 bits, needs {size(saved)} less"
+        assert smaller in text_of(pilot, "#ending")
         await pilot.press("r")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+
+
+@pytest.mark.parametrize(
+    ("story", "reason", "way"),
+    [
+        ("memory", "the device ran out of memory", "D plans for AMD Ryzen 9 5950X"),
+        ("offline", "the connection was lost", "need no network"),
+    ],
+)
+async def test_a_failure_says_what_else_could_be_chosen(story: str, reason: str, way: str):
+    async with make_app(story=story).run_test(size=(80, 24)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await pilot.press("enter")
+        await wait_for_state(pilot, "down")
+        ending = text_of(pilot, "#ending")
+        assert ending.startswith(f"✕ {reason}")
+        assert way in ending
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
 
 
 async def test_after_a_failure_one_can_begin_anew():
