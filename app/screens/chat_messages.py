@@ -122,6 +122,10 @@ class MessagesScreen(TalkingScreen):
         files = [mention.attachment.text for mention in named if mention.attachment]
         self._prompt.border_subtitle = estimate_words("\n".join([text, *files]), self._free)
 
+    def on_prompt_offered(self, event: Prompt.Offered) -> None:
+        """Tab: what the name that is being written may become."""
+        self._chips.offer(event.names)
+
     @property
     def _free(self) -> int | None:
         """Tokens of the context that are left, as the engine counted them."""

@@ -19,7 +19,7 @@ FIXED: tuple[tuple[str, tuple[Line, ...]], ...] = (
         (
             ("Enter", "send the message"),
             ("Ctrl+J  Shift+Enter", "new line"),
-            ("@path", "send a text file along"),
+            ("@path", "send a text file along; Tab completes its name"),
             ("Up", "in an empty message: edit the last one"),
             ("PgUp  PgDn", "scroll the chat"),
             ("Ctrl+C", "copy what the mouse selected"),

@@ -6,6 +6,8 @@ from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
+from app.completing import Completion, complete
+
 _HINTS = {
     True: "Write a message.  Enter sends · Ctrl+J new line · ? keys",
     False: "Write a message.  Ctrl+J or Ctrl+Enter sends · Enter new line · ? keys",
@@ -35,6 +37,13 @@ class Prompt(TextArea):
     class WantsLast(Message):
         """Up was pressed where nothing is written."""
 
+    class Offered(Message):
+        """Tab was pressed in a file's name; it may become one of ``names``."""
+
+        def __init__(self, names: tuple[str, ...]) -> None:
+            super().__init__()
+            self.names = names
+
     class Left(Message):
         """Tab was pressed, or Shift+Up where nothing is above."""
 
@@ -63,6 +72,8 @@ class Prompt(TextArea):
             await self.run_action("app.help")
         elif event.key == "up" and not self.text:
             self.post_message(self.WantsLast())
+        elif event.key == "tab" and (completion := self._completion()):
+            self._complete(completion)
         elif event.key in {"tab", "shift+tab"} or self._is_above(event.key):
             self.post_message(self.Left())
         else:
@@ -84,6 +95,19 @@ class Prompt(TextArea):
     def _is_above(self, key: str) -> bool:
         """Shift+Up selects, but where nothing can be selected it leads out of the prompt."""
         return key == "shift+up" and self.selection.is_empty and self.cursor_at_first_line
+
+    def _completion(self) -> Completion | None:
+        """What Tab makes of a file's name at the cursor."""
+        row, column = self.cursor_location
+        return complete(self.document.get_line(row)[:column])
+
+    def _complete(self, completion: Completion) -> None:
+        row, column = self.cursor_location
+        start = (row, column - len(completion.typed))
+        if completion.text != completion.typed:
+            done = self.replace(completion.text, start, (row, column))
+            self.move_cursor(done.end_location)
+        self.post_message(self.Offered(completion.names))
 
     def _send(self) -> None:
         text = self.text

@@ -84,6 +84,24 @@ async def test_a_file_goes_along_and_is_shown_before_it_is_sent():
         assert turn.region.height < 24  # folded
 
 
+async def test_tab_completes_a_files_name_and_shows_what_it_may_be(folder: Path):
+    (folder / "notes.md").write_text("geese")
+    async with make_app().run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+        chips = pilot.app.screen.query_one(Chips)
+        await pilot.press(*"in @no", "tab")
+        await wait_until(pilot, lambda: chips.display)
+        assert prompt(pilot).text == "in @notes."
+        assert "notes.md  notes.txt" in str(chips.content)
+        await pilot.press("m", "tab")
+        await wait_until(pilot, lambda: "notes.md · 5 B" in str(chips.content))
+        await pilot.press(*"or")
+        assert prompt(pilot).text == "in @notes.md or"
+        assert pilot.app.focused is prompt(pilot)
+        await pilot.press(*" @x", "tab")
+        assert "no file begins like this" in str(chips.content)
+
+
 async def test_what_cannot_go_along_is_told_and_nothing_is_lost():
     async with make_app().run_test() as pilot:
         await wait_for_state(pilot, "ready")

@@ -1,0 +1,54 @@
+"""What Tab makes of a file's name that is being written after an @."""
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+_BEGUN = re.compile(r'(?<!\S)@(?:"([^"\n]*)|([^\s"]*))$')
+_MOST_LOOKED_AT = 10_000
+"""Entries of a folder: Tab is to answer at once."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """``typed`` stands before the cursor and becomes ``text``; ``names`` are what it may be, one
+    where it is settled, none where nothing begins like this."""
+
+    typed: str
+    text: str
+    names: tuple[str, ...]
+
+
+def complete(before: str) -> Completion | None:
+    """Complete the name at the end of ``before``, what stands left of the cursor in its line; None
+    where no @ begins one. Hidden files are meant only by a name that begins with a dot."""
+    begun = _BEGUN.search(before)
+    if begun is None:
+        return None
+    typed = begun[0]
+    quoted, written = begun[1] is not None, begun[1] or begun[2] or ""
+    folder, slash, stem = written.rpartition("/")
+    names = _names(folder + slash, stem)
+    if not names:
+        return Completion(typed, typed, ())
+    whole = folder + slash + os.path.commonprefix(names)  # noqa: RUF071 - letters, not folders
+    text = f'@"{whole}' if quoted or " " in whole else f"@{whole}"
+    if len(names) == 1 and not whole.endswith("/"):
+        text += '" ' if text.startswith('@"') else " "
+    return Completion(typed, text, names)
+
+
+def _names(folder: str, stem: str) -> tuple[str, ...]:
+    """What begins with ``stem`` there; folders end in a stroke."""
+    try:
+        with os.scandir(Path(folder or ".").expanduser()) as entries:
+            found = [
+                f"{entry.name}/" if entry.is_dir() else entry.name
+                for entry in islice(entries, _MOST_LOOKED_AT)
+                if entry.name.startswith(stem) and (stem or not entry.name.startswith("."))
+            ]
+    except (OSError, ValueError, RuntimeError):  # also a name that is none, or of no user
+        return ()
+    return tuple(sorted(name for name in found if name.isprintable() and '"' not in name))

@@ -1,0 +1,56 @@
+"""Tab after an @: names of files, as a shell would complete them."""
+
+from pathlib import Path
+
+import pytest
+
+from app.completing import complete
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("notes.txt", "notes.md", "two words.txt", ".hidden", "folder/inner.py", "z\nz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("text")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "names"),
+    [
+        ("see @no", "@notes.", ("notes.md", "notes.txt")),
+        ("@notes.t", "@notes.txt ", ("notes.txt",)),
+        ("@fo", "@folder/", ("folder/",)),
+        ("@folder/", "@folder/inner.py ", ("inner.py",)),
+        ("@two", '@"two words.txt" ', ("two words.txt",)),
+        ('@"two w', '@"two words.txt" ', ("two words.txt",)),
+        ("@", "@", ("folder/", "notes.md", "notes.txt", "two words.txt")),
+        ("@.", "@.hidden ", (".hidden",)),
+        ("@nothing", "@nothing", ()),
+        ("@nowhere/at/all", "@nowhere/at/all", ()),
+    ],
+)
+def test_a_name_becomes_as_long_as_is_certain(
+    before: str, text: str, names: tuple[str, ...]
+) -> None:
+    completion = complete(before)
+    assert completion is not None
+    assert (completion.text, completion.names) == (text, names)
+    assert before.endswith(completion.typed)
+
+
+@pytest.mark.parametrize("before", ["", "no", "ada@no", "@notes.txt ", '@"notes.txt" ', "a @b c"])
+def test_where_no_name_is_begun_there_is_nothing_to_complete(before: str) -> None:
+    assert complete(before) is None
+
+
+def test_a_whole_path_and_the_users_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    completion = complete(f"@{here}/folder/in")
+    assert completion is not None
+    assert completion.text == f"@{here}/folder/inner.py "
+    monkeypatch.setenv("HOME", str(here))
+    completion = complete("@~/folder/")
+    assert completion is not None
+    assert completion.text == "@~/folder/inner.py "
