@@ -250,7 +250,8 @@ def _warm_gpu(
     except ImportError:  # `engine.kernels.describe` tells
         return
     widest = tuple(max(layer.expert_bits) for layer in manifest.layers)
-    sizes = Sizes(config, dtype, widest, manifest.recipe.group_size)
+    recipe = manifest.recipe
+    sizes = Sizes(config, dtype, widest, recipe.group_size, recipe.rotated)
     warm_prompts_and_steps(sizes, device)
 
 

@@ -29,6 +29,19 @@ class TritonOperations:
         """See `Operations.rms_norm`."""
         elementwise.rms_norm(x, weight, eps, out, added)
 
+    def rms_norm_turned(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        out: Tensor,
+        added: Tensor,
+        turned: Tensor,
+        group_size: int,
+    ) -> None:
+        """See `Operations.rms_norm_turned`."""
+        elementwise.rms_norm(x, weight, eps, out, added, turned, group_size)
+
     def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
         """See `Operations.packed_matvec`."""
         decode.packed_matvec(x, matrix, out)

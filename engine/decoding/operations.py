@@ -21,6 +21,18 @@ class Operations(Protocol):
     ) -> None:
         """Normalise x [1, H] into ``out``, after ``added`` [1, H] was added to x in place."""
 
+    def rms_norm_turned(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        out: Tensor,
+        added: Tensor,
+        turned: Tensor,
+        group_size: int,
+    ) -> None:
+        """`rms_norm`, and ``out`` a second time to ``turned`` [1, H] as rotated experts take it."""
+
     def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
         """x [1, I] times a packed matrix [O, I] to ``out`` [1, O]."""
 
@@ -83,7 +95,7 @@ class Operations(Protocol):
         self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor
     ) -> None:
         """Weighted sum of the experts ``ids`` [1, K], those below 0 skipped, of x [1, H], to
-        ``out`` [1, H]."""
+        ``out`` [1, H]. Where the arena is rotated, x is turned already."""
 
     def draw(self, state: DecodeState) -> None:
         """Draw ``state.token`` from the logits as `engine.sampling` does: ``picked``, or any token

@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.cache import LayerCache, Stored, round_to_codes
 from engine.decoding.state import DecodeState, Drawing
 from engine.experts import skipped
+from engine.hadamard import rotate
 from engine.kernels import Arena
 from engine.layout import MATRICES
 from engine.packing import PackedMatrix, dequantize
@@ -30,6 +31,20 @@ class PlainOperations:
         if added is not None:
             x += added
         out.copy_(F.rms_norm(x.float(), weight.shape, weight.float(), eps))
+
+    def rms_norm_turned(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        out: Tensor,
+        added: Tensor,
+        turned: Tensor,
+        group_size: int,
+    ) -> None:
+        """See `Operations.rms_norm_turned`."""
+        self.rms_norm(x, weight, eps, out, added)
+        turned.copy_(rotate(out.float(), group_size))
 
     def packed_matvec(self, x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
         """See `Operations.packed_matvec`."""
@@ -116,9 +131,12 @@ class PlainOperations:
     ) -> None:
         """See `Operations.experts_decode`."""
         total = torch.zeros_like(out, dtype=torch.float32)
+        x = x.float()
+        if arena.layout.rotated:  # back again: dequantized weights are for inputs as they were
+            x = rotate(x, arena.layout.group_size)
         for expert in range(arena.num_experts):
             gate, up, down = (dequantize(arena.matrix(expert, name)) for name in MATRICES)
-            inner = F.silu(F.linear(x.float(), gate)) * F.linear(x.float(), up)  # [1, I]
+            inner = F.silu(F.linear(x, gate)) * F.linear(x, up)  # [1, I]
             share = weights.masked_fill(ids != expert, 0.0).sum()
             total += F.linear(inner, down) * share
         out.copy_(total)

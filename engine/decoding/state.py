@@ -27,14 +27,16 @@ class Activations:
     """One token on its way through the layers.
 
     ``residual`` [1, H] float32; ``normed`` and ``moved`` [1, H], what goes into a block and what
-    comes out of it; ``q`` [1, N * D], ``k`` and ``v`` [1, KV * D] float32; ``rotated`` [N, D];
-    ``mixed`` [1, N * D]; ``own`` [1] float32, the token's attention to itself; ``ids`` [1, K]
-    int64, below 0 where skipped, and ``weights`` [1, K] float32; ``logits`` [1, V] float32. The
-    others are in the model's type.
+    comes out of it; ``turned`` [1, H] float32, ``normed`` as rotated experts take it; ``q``
+    [1, N * D], ``k`` and ``v`` [1, KV * D] float32; ``rotated`` [N, D]; ``mixed`` [1, N * D];
+    ``own`` [1] float32, the token's attention to itself; ``ids`` [1, K] int64, below 0 where
+    skipped, and ``weights`` [1, K] float32; ``logits`` [1, V] float32. The others are in the
+    model's type.
     """
 
     residual: Tensor
     normed: Tensor
+    turned: Tensor
     moved: Tensor
     q: Tensor
     k: Tensor
@@ -58,6 +60,7 @@ class Activations:
         return cls(
             residual=zeros(1, hidden),
             normed=zeros(1, hidden, dtype=dtype),
+            turned=zeros(1, hidden),
             moved=zeros(1, hidden),
             q=zeros(1, heads * dim),
             k=zeros(1, keys),

@@ -97,7 +97,7 @@ class DecodeStep:
     def _mix_experts(self, part: _StepLayer) -> None:
         """The experts' output to ``moved``, after the attention's has joined the stream."""
         a = self._state.activations
-        self._norm(part.layer.post_norm, a.moved)
+        inputs = self._norm_for_experts(part)
         self._operations.route(
             a.normed,
             part.router,
@@ -108,7 +108,18 @@ class DecodeStep:
             a.weights,
             part.counts,
         )
-        self._operations.experts_decode(a.normed, a.ids, a.weights, part.arena, a.moved)
+        self._operations.experts_decode(inputs, a.ids, a.weights, part.arena, a.moved)
+
+    def _norm_for_experts(self, part: _StepLayer) -> Tensor:
+        """What the experts take; the router takes ``normed``."""
+        a, norm, layout = self._state.activations, part.layer.post_norm, part.arena.layout
+        if not layout.rotated:
+            self._norm(norm, a.moved)
+            return a.normed
+        self._operations.rms_norm_turned(
+            a.residual, norm.weight, norm.eps, a.normed, a.moved, a.turned, layout.group_size
+        )
+        return a.turned
 
     def _norm(self, norm: Norm, added: Tensor | None) -> None:
         a = self._state.activations

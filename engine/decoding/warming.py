@@ -39,12 +39,13 @@ _CAPACITY = PREFILL_CHUNK["cuda"] + 16
 @dataclass(frozen=True)
 class Sizes:
     """What kernels are compiled for, of one model: ``dtype`` of the activations, the ``widest``
-    expert of each layer in bits."""
+    expert of each layer in bits, whether the experts are ``rotated``."""
 
     config: ModelConfig
     dtype: torch.dtype
     widest: tuple[int, ...]
     group_size: int
+    rotated: bool
 
 
 def warm_prompts_and_steps(
@@ -101,16 +102,19 @@ def _stand_in(sizes: Sizes, widest: int, device: torch.device) -> Model:
         ),
         post_norm=norm,
         router=FloatLinear(floats(config.num_experts, hidden)),
-        experts=PackedExperts(_arena(config, widest, group_size, device)),
+        experts=PackedExperts(_arena(sizes, widest, device)),
         top_k=config.top_k,
     )
     return Model(config, [layer], embed, norm, FloatLinear(embed), sizes.dtype)
 
 
-def _arena(config: ModelConfig, widest: int, group_size: int, device: torch.device) -> Arena:
+def _arena(sizes: Sizes, widest: int, device: torch.device) -> Arena:
     """All experts of a layer in the memory of one."""
-    one = arena_layout((widest,), config.hidden_size, config.intermediate_size, group_size)
-    layout = ArenaLayout(one.slots * config.num_experts, one.code_words, one.scales, one.zeros)
+    hidden, inner = sizes.config.hidden_size, sizes.config.intermediate_size
+    one = arena_layout((widest,), hidden, inner, sizes.group_size, sizes.rotated)
+    layout = ArenaLayout(
+        one.slots * sizes.config.num_experts, one.code_words, one.scales, one.zeros
+    )
     return Arena(layout, *_buffers(one.code_words, one.scales, one.zeros, device))
 
 

@@ -38,6 +38,8 @@ SHAPES = {
     "plain": Shape(),
     "window": Shape(window=3),
     "groups of 64": Shape(hidden=128, inner=192, heads=4, head_dim=32, group=64),
+    "rotated": Shape(rotated=True),
+    "rotated, groups of 64": Shape(hidden=128, inner=192, group=64, rotated=True),
     "packed router and head": Shape(router_bits=4, head_bits=4),
     "8-bit head": Shape(head_bits=8, vocab=33),
     "tied": Shape(tied=True),

@@ -67,7 +67,7 @@ kernels._select = lambda kind: (TritonKernels(), "triton")
 attention._kernels = lambda kind: prompt_attention
 small = {"vocab_size": 64, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
 config = replace(MIXTRAL_8X7B, **small, num_heads=4, num_kv_heads=2, max_context=4096)
-sizes = warming.Sizes(config, torch.bfloat16, (1,), 128)
+sizes = warming.Sizes(config, torch.bfloat16, (1,), 128, rotated=True)
 cpu = torch.device("cpu")
 with compiling(86) as compiled:
     warming.warm_prompts_and_steps(sizes, cpu, (2, 17))

@@ -10,6 +10,7 @@ pytest.importorskip("triton", reason="no build of triton for this platform")
 
 from engine.errors import UsageError
 from engine.experts import PackedExperts
+from engine.hadamard import rotate
 from engine.kernels.triton import decode, prefill
 from engine.kernels.triton.blocks import group_slots
 from engine.kernels.triton.plans import Plan, Work
@@ -24,22 +25,23 @@ TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 HIDDEN, INNER = 64, 96
 
 
-def assert_near(found: Tensor, expected: Tensor) -> None:
+def assert_near(found: Tensor, expected: Tensor, roundings: int = 1) -> None:
     """Within the rounding of the result's type, relative to the largest value.
 
     The interpreter cuts bfloat16 off where a GPU rounds.
     """
     error = (found.double() - expected).abs().max() / expected.abs().max()
-    assert error < TOLERANCE[found.dtype]
+    assert error < roundings * TOLERANCE[found.dtype]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(
     ("rows", "columns", "group"), [(70, 640, 128), (33, 192, 64), (32, 96, 32)]
 )
-def test_one_token(bits: int, rows: int, columns: int, group: int) -> None:
+@pytest.mark.parametrize("rotated", [False, True])
+def test_one_token(bits: int, rows: int, columns: int, group: int, rotated: bool) -> None:
     """Rows that fill no tile; lanes that meet no stretch of inputs."""
-    matrix, *parts = random_packed(rows, columns, bits, group, seed=bits)
+    matrix, *parts = random_packed(rows, columns, bits, group, bits, rotated)
     x = torch.randn(1, columns)
     assert_near(KERNELS.matmul(x, matrix), x.double() @ exact(matrix, *parts).T)
 
@@ -86,28 +88,37 @@ def test_inputs_far_from_one(value: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
-def test_many_tokens(dtype: torch.dtype, bits: int) -> None:
+@pytest.mark.parametrize("rotated", [False, True])
+def test_many_tokens(dtype: torch.dtype, bits: int, rotated: bool) -> None:
     """A second block of tokens, a second block of rows, a second step of inputs, all ragged."""
-    matrix, *parts = random_packed(70, 128, bits, 64, seed=bits)
+    matrix, *parts = random_packed(70, 128, bits, 64, bits, rotated)
     x = torch.randn(18, 128).to(dtype)
-    found = prefill.packed_matmul(x, matrix)
+    inputs = rotate(x, 64) if rotated else x
+    found = prefill.packed_matmul(inputs, matrix)
     assert found.dtype == dtype
     assert_near(found, x.double() @ exact(matrix, *parts).T)
 
 
 @pytest.mark.parametrize("group", [32, 128])
-def test_many_tokens_at_other_group_sizes(group: int) -> None:
-    matrix, *parts = random_packed(32, 384 if group == 128 else 96, 3, group)
+@pytest.mark.parametrize("rotated", [False, True])
+def test_many_tokens_at_other_group_sizes(group: int, rotated: bool) -> None:
+    matrix, *parts = random_packed(32, 384 if group == 128 else 96, 3, group, 0, rotated)
     x = torch.randn(5, matrix.shape.columns).half()
     assert_near(KERNELS.matmul(x, matrix), x.double() @ exact(matrix, *parts).T)
 
 
-def random_experts(widths: tuple[int, ...]) -> tuple[PackedExperts, list[dict[Matrix, Tensor]]]:
+def random_experts(
+    widths: tuple[int, ...],
+    rotated: bool = False,
+    group: int = 32,
+    hidden: int = HIDDEN,
+    inner: int = INNER,
+) -> tuple[PackedExperts, list[dict[Matrix, Tensor]]]:
     """Packed experts and their weights in float64; gate and up have an odd number of tiles."""
     packed, weights = [], []
     for k, bits in enumerate(widths):
         made = {
-            name: random_packed(*matrix_shape(name, HIDDEN, INNER), bits, 32, seed=9 * k + i)
+            name: random_packed(*matrix_shape(name, hidden, inner), bits, group, 9 * k + i, rotated)
             for i, name in enumerate(MATRICES)
         }
         packed.append({name: parts[0] for name, parts in made.items()})
@@ -119,14 +130,17 @@ def run_experts(x: Tensor, ids: Tensor, scale: Tensor, experts: PackedExperts) -
     """By the kernels for as many tokens as there are, in float32, too."""
     if len(x) < FEW_TOKENS:
         return KERNELS.experts(x, ids, scale, experts.arena)
-    return prefill.experts_prefill(x, ids, scale, experts.arena)
+    layout = experts.arena.layout
+    inputs = rotate(x, layout.group_size) if layout.rotated else x
+    return prefill.experts_prefill(inputs, ids, scale, experts.arena)
 
 
 @pytest.mark.parametrize(
     ("tokens", "id_type"), [(1, torch.int64), (FEW_TOKENS - 1, torch.int32), (10, torch.int64)]
 )
-def test_experts_of_mixed_widths(tokens: int, id_type: torch.dtype) -> None:
-    experts, weights = random_experts((1, 2, 3, 2, 4, 8))
+@pytest.mark.parametrize("rotated", [False, True])
+def test_experts_of_mixed_widths(tokens: int, id_type: torch.dtype, rotated: bool) -> None:
+    experts, weights = random_experts((1, 2, 3, 2, 4, 8), rotated)
     x = torch.randn(tokens, HIDDEN)
     ids = torch.stack([torch.randperm(6)[:2] for _ in range(tokens)]).to(id_type)
     scale = torch.rand(tokens, 2)
@@ -138,18 +152,34 @@ def test_experts_of_mixed_widths(tokens: int, id_type: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [1, 6])
-def test_experts_in_16_bits(dtype: torch.dtype, tokens: int) -> None:
-    experts, weights = random_experts((3, 2))
+@pytest.mark.parametrize("rotated", [False, True])
+def test_experts_in_16_bits(dtype: torch.dtype, tokens: int, rotated: bool) -> None:
+    experts, weights = random_experts((3, 2), rotated)
     x = torch.randn(tokens, HIDDEN).to(dtype)
     ids, scale = torch.tensor([[1, 0]]).repeat(tokens, 1), torch.rand(tokens, 2)
     found = KERNELS.experts(x, ids, scale, experts.arena)
     assert found.dtype == dtype
+    # Turned inputs and turned products of gate and up are rounded once more.
+    assert_near(found, plain_experts(x, ids, scale, weights), roundings=2 if rotated else 1)
+
+
+@pytest.mark.parametrize(("group", "lines"), [(64, 2), (64, 4), (128, 2), (128, 4)])
+def test_rotated_experts_whose_groups_are_several_tiles(
+    group: int, lines: int, choose: Callable[[Plan], None]
+) -> None:
+    """What lies between is turned by the last of a group's programs, or by the only one."""
+    choose(Plan(lines=lines, warps=1, splits=1, stretch=32))
+    experts, weights = random_experts((2, 1), True, group, group, 128)
+    x, ids, scale = torch.randn(1, group), torch.tensor([[1, 0]]), torch.rand(1, 2)
+    found = KERNELS.experts(x, ids, scale, experts.arena)
     assert_near(found, plain_experts(x, ids, scale, weights))
+    assert not decode.scratch(x.device).arrived.any(), "the next launch finds them so"
 
 
 @pytest.mark.parametrize("tokens", [1, 6])
-def test_where_all_slots_are_skipped_nothing_is_added(tokens: int) -> None:
-    experts, _ = random_experts((1, 2))
+@pytest.mark.parametrize("rotated", [False, True])
+def test_where_all_slots_are_skipped_nothing_is_added(tokens: int, rotated: bool) -> None:
+    experts, _ = random_experts((1, 2), rotated)
     x, ids = torch.randn(tokens, HIDDEN), torch.full((tokens, 2), -1)
     found = run_experts(x, ids, torch.ones(tokens, 2), experts)
     assert torch.equal(found, torch.zeros_like(x))

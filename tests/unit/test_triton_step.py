@@ -37,8 +37,9 @@ def stepped(model: Model, triton: bool, rule: DecodeRule) -> tuple[DecodeState, 
     return state, cache
 
 
-def test_a_step_of_triton_kernels_does_what_the_plain_one_does() -> None:
-    model = random_model(SMALL)
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_step_of_triton_kernels_does_what_the_plain_one_does(rotated: bool) -> None:
+    model = random_model(replace(SMALL, rotated=rotated))
     rule = DecodeRule((0.9, 0.9), (1e9, 12.0))
     (ours, our_cache), (plain, plain_cache) = (stepped(model, kind, rule) for kind in (True, False))
     assert torch.equal(ours.ring, plain.ring), "tokens and counts of every step"

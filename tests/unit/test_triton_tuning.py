@@ -77,7 +77,7 @@ def test_a_plan_that_is_none_of_the_choices_is_not_believed(
     tmp_path: Path, trials: Trials, kept: object
 ) -> None:
     path = tmp_path / "gpu.json"
-    book = {"made_for": GPU, "found": {"matvec 4096 4096 4 128": kept}}
+    book = {"made_for": GPU, "found": {"matvec 4096 4096 4 128 False": kept}}
     path.write_text(json.dumps(book))
     assert PlanBook(Findings(path, GPU), trials.fastest).plan(WORK, nothing) in plans(WORK)
     assert trials.count == 1

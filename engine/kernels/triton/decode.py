@@ -8,7 +8,7 @@ one buffer a device.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -50,7 +50,8 @@ def scratch(device: torch.device) -> _Scratch:
 def packed_matvec(x: Tensor, matrix: PackedMatrix, out: Tensor) -> None:
     """Write x [T, I] times a packed matrix [O, I] to ``out`` [T, O]; T is 1, or a few.
 
-    Both are contiguous, of any floating type; sums are float32.
+    Both are contiguous, of any floating type; sums are float32. Where the matrix is rotated, x is
+    turned already.
     """
     packed_matvecs(x, (matrix,), (out,))
 
@@ -62,7 +63,7 @@ def packed_matvecs(x: Tensor, matrices: Sequence[PackedMatrix], outs: Sequence[T
     more than three, or for matrices that differ.
     """
     shape = matrices[0].shape
-    kinds = {(one.shape.columns, one.shape.bits, one.shape.group_size) for one in matrices}
+    kinds = {replace(one.shape, rows=0) for one in matrices}
     if len(kinds) > 1 or len(matrices) > 3:
         raise ValueError("one launch takes up to three matrices of one width and group size")
     rows = sum(one.shape.rows for one in matrices)
@@ -85,29 +86,31 @@ def packed_matvecs(x: Tensor, matrices: Sequence[PackedMatrix], outs: Sequence[T
             buffers.arrived,
             shape.columns,
             bits=shape.bits,
+            rotated=shape.rotated,
             group_size=shape.group_size,
             splits=plan.splits,
             matrices=len(matrices),
             **plan.options,
         )
 
-    work = Work("matvec", rows, shape.columns, shape.bits, shape.group_size)
+    work = Work("matvec", rows, shape.columns, shape.bits, shape.group_size, shape.rotated)
     launch(plan_book(x.device).plan(work, launch))
 
 
 def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor) -> None:
     """Write the weighted sum of the chosen experts' outputs to ``out`` [T, H]; T is 1, or a few.
 
-    x [T, H] of any floating type; ids [T, K] int32 or int64, -1 for a slot to skip, which reads
-    nothing; weights [T, K] float32. All contiguous. Two launches, whatever is skipped.
+    x [T, H] of any floating type, turned already where the arena is rotated; ids [T, K] int32 or
+    int64, below 0 for a slot to skip, which reads nothing; weights [T, K] float32. All contiguous.
+    Two launches, whatever is skipped.
     """
     gate = arena.layout.slots[0][0].shape
     inner, hidden_size, group_size = gate.rows, gate.columns, gate.group_size
-    widest = arena.layout.widest
+    widest, rotated = arena.layout.widest, arena.layout.rotated
     tokens, rank = ids.shape
     buffers = scratch(x.device)
     packed = (arena.table, arena.codes, arena.scales, arena.zeros)
-    _check_room(0, 0, tokens * rank * inner)
+    _check_room(0, tokens * rank * (inner // group_size), tokens * rank * inner)
 
     def launch_gate_up(plan: Plan) -> None:
         kernels.gate_up[(triton.cdiv(inner, TILE_ROWS * plan.lines // 2), tokens * rank)](
@@ -115,10 +118,12 @@ def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: T
             ids,
             *packed,
             buffers.hidden,
+            buffers.arrived,
             inner,
             hidden_size,
             rank,
             widest=widest,
+            rotated=rotated,
             group_size=group_size,
             **plan.options,
         )
@@ -138,16 +143,17 @@ def experts_decode(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: T
             inner,
             rank,
             widest=widest,
+            rotated=rotated,
             group_size=group_size,
             splits=plan.splits,
             **plan.options,
         )
 
     book = plan_book(x.device)
-    launch_gate_up(
-        book.plan(Work("gate_up", inner, hidden_size, widest, group_size), launch_gate_up)
-    )
-    launch_down(book.plan(Work("down", hidden_size, inner, widest, group_size), launch_down))
+    first = Work("gate_up", inner, hidden_size, widest, group_size, rotated)
+    second = Work("down", hidden_size, inner, widest, group_size, rotated)
+    launch_gate_up(book.plan(first, launch_gate_up))
+    launch_down(book.plan(second, launch_down))
 
 
 def half_matvec(x: Tensor, weight: Tensor, out: Tensor) -> None:

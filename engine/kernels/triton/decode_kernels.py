@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from engine.kernels.triton.rotation import turned
 from engine.kernels.triton.words import row_products
 
 
@@ -58,6 +59,7 @@ def matvec(
     arrived: tl.tensor,
     columns: tl.tensor,
     bits: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     stretch: tl.constexpr,
     lines: tl.constexpr,
@@ -102,6 +104,7 @@ def matvec(
         first,
         tl.minimum(first + span, columns // stretch),
         bits,
+        rotated,
         group_size,
         stretch,
         lines,
@@ -133,6 +136,7 @@ def _expert_rows(
     first: tl.tensor,
     last: tl.tensor,
     widest: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     stretch: tl.constexpr,
     lines: tl.constexpr,
@@ -154,6 +158,7 @@ def _expert_rows(
                     first,
                     last,
                     width,
+                    rotated,
                     group_size,
                     stretch,
                     lines,
@@ -171,10 +176,12 @@ def gate_up(
     scales: tl.tensor,
     zeros: tl.tensor,
     hidden: tl.tensor,
+    arrived: tl.tensor,
     rows: tl.tensor,
     columns: tl.tensor,
     rank: tl.tensor,
     widest: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     stretch: tl.constexpr,
     lines: tl.constexpr,
@@ -183,7 +190,12 @@ def gate_up(
     """hidden[slot] = silu(gate x) * (up x); program (block of row tiles, slot).
 
     Half of the lines are of the gate, half the same rows of the up matrix. A skipped slot's program
-    ends at once.
+    ends at once. Where ``rotated``, ``hidden`` is left turned for the down product: by a program
+    that has whole groups of rows, or by the last one of a group to arrive. Of the places where that
+    could be done, this is the cheapest: the last program's turn takes about 120 instructions and
+    waits for memory twice, most often while others still multiply. A kernel between the two costs a
+    launch, 2 to 3 us a layer; programs with whole groups of 128 rows are too few and spill; and in
+    the down product every row tile would turn the same inputs again.
     """
     block, slot = tl.program_id(0), tl.program_id(1)
     expert = tl.load(ids + slot)
@@ -205,6 +217,7 @@ def gate_up(
             0,
             columns // stretch,
             widest,
+            rotated,
             group_size,
             stretch,
             lines,
@@ -216,7 +229,39 @@ def gate_up(
         silu = value / (1.0 + tl.exp(-value))
         tile = block * (lines // 2) + tl.arange(0, lines // 2)
         place = tile[:, None] * 32 + tl.arange(0, 32)[None, :]
-        tl.store(hidden + slot * rows + place, silu * up, mask=place < rows)
+        inner = silu * up
+        height: tl.constexpr = lines // 2 * 32  # rows of this program
+        if rotated and height >= group_size:
+            inner = turned(inner.reshape(height), group_size).reshape(lines // 2, 32)
+        tl.store(hidden + slot * rows + place, inner, mask=place < rows)
+        if rotated and height < group_size:
+            _turn_whole_group(
+                hidden,
+                slot * (rows // group_size) + block * height // group_size,
+                arrived,
+                group_size // height,
+                group_size,
+            )
+
+
+@triton.jit
+def _turn_whole_group(
+    hidden: tl.tensor,
+    group: tl.tensor,
+    arrived: tl.tensor,
+    programs: tl.constexpr,
+    group_size: tl.constexpr,
+) -> None:
+    """Turn a group of ``hidden`` in place if this is the last of its ``programs``.
+
+    ``arrived`` counts them, a counter for each group, 0 before and after.
+    """
+    # As in `_store_or_combine`: all is written before a program counts, and read past the L1 cache.
+    tl.debug_barrier()
+    if tl.atomic_add(arrived + group, 1, sem="acq_rel") == programs - 1:
+        at = hidden + group * group_size + tl.arange(0, group_size)
+        tl.store(at, turned(tl.load(at, cache_modifier=".cg"), group_size))
+        tl.store(arrived + group, 0)  # for the next launch
 
 
 @triton.jit
@@ -247,6 +292,7 @@ def down(
     columns: tl.tensor,
     rank: tl.tensor,
     widest: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     stretch: tl.constexpr,
     lines: tl.constexpr,
@@ -278,6 +324,7 @@ def down(
                 first,
                 last,
                 widest,
+                rotated,
                 group_size,
                 stretch,
                 lines,

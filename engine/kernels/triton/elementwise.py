@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.cache import MAX_CODE, MIN_SCALE, LayerCache
+from engine.kernels.triton.rotation import turned
 
 _TURN: tl.constexpr = tl.constexpr(1 / math.tau)
 # A whole turn in three parts, the first two so short that a multiple of them is exact.
@@ -27,9 +28,11 @@ def _rms_norm(
     added: tl.tensor,
     weight: tl.tensor,
     out: tl.tensor,
+    turned_out: tl.tensor,
     size: tl.tensor,
     eps: tl.tensor,
     has_added: tl.constexpr,
+    group_size: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
     column = tl.arange(0, block)
@@ -44,16 +47,27 @@ def _rms_norm(
     value = value.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / size + eps)
     gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + at, value * scale * gain, mask=inside)
+    normed = (value * scale * gain).to(out.dtype.element_ty)
+    tl.store(out + at, normed, mask=inside)
+    if group_size is not None:
+        tl.store(turned_out + at, turned(normed.to(tl.float32), group_size), mask=inside)
 
 
 def rms_norm(
-    x: Tensor, weight: Tensor, eps: float, out: Tensor, added: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    out: Tensor,
+    added: Tensor | None = None,
+    turned_out: Tensor | None = None,
+    group_size: int | None = None,
 ) -> None:
     """Normalise x [T, H] into ``out`` [T, H], with ``weight`` [H]; sums in float32.
 
     ``added`` [T, H], in any floating type, is first added to x, in place: the residual stream
-    after a block. All contiguous; ``out`` has a type of its own.
+    after a block. ``turned_out`` [T, H], where it is given, gets ``out`` turned by ``group_size``
+    for rotated experts: here the row is in registers, and a kernel less is launched. All
+    contiguous; every output has a type of its own.
     """
     rows, size = x.shape
     _rms_norm[(rows,)](
@@ -61,9 +75,11 @@ def rms_norm(
         x if added is None else added,
         weight,
         out,
+        out if turned_out is None else turned_out,
         size,
         eps,
         has_added=added is not None,
+        group_size=group_size,
         block=triton.next_power_of_2(size),
         num_warps=8 if size > 1024 else 4,
         enable_fp_fusion=True,

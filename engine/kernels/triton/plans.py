@@ -22,13 +22,15 @@ _LINES_WARPS_STRETCH: dict[Product, tuple[tuple[int, int, int], ...]] = {
 
 @dataclass(frozen=True)
 class Work:
-    """One product with one token; ``bits`` of the widest matrix that may come."""
+    """One product with one token; ``bits`` of the widest matrix that may come; ``rotated``: zero
+    points are not read, and what comes between the experts' products is turned."""
 
     product: Product
     rows: int
     columns: int
     bits: int
     group_size: int
+    rotated: bool = False
 
 
 @dataclass(frozen=True)

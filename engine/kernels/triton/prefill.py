@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.kernels import Arena
 from engine.kernels.triton.blocks import group_slots
+from engine.kernels.triton.rotation import turn
 from engine.packing import PackedMatrix
 
 _INTERPRETED: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
@@ -31,11 +32,14 @@ def _weights(
     row: tl.tensor,
     column: tl.tensor,
     bits: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
 ) -> tl.tensor:
     """Weights [block_columns, block_rows] of ``row`` from input ``column`` on, in float32.
+
+    Those of a ``rotated`` matrix are for inputs that were turned.
 
     Each word of 16 inputs' pairs is loaded once; a word of 32 inputs' single bits twice, so that
     both planes' blocks have one form and their codes meet in one thread.
@@ -59,8 +63,8 @@ def _weights(
     group = (word * 16 // group_size)[:, None]
     at = (tile * (columns // group_size) * 32 + lane)[None, :] + group * 32
     scale = tl.load(scales + at).to(tl.float32)  # [words, block_rows]
-    zero = 0.5
-    if bits > 1:
+    zero = ((1 << bits) - 1) / 2  # where none is stored
+    if bits > 1 and not rotated:
         zero = tl.load(zeros + at).to(tl.float32)[:, None, :]
     weight = (value - zero) * scale[:, None, :]
     return weight.reshape(block_columns, block_rows)
@@ -77,6 +81,7 @@ def _product(
     columns: tl.tensor,
     row: tl.tensor,
     bits: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     block_tokens: tl.constexpr,
     block_columns: tl.constexpr,
@@ -92,7 +97,7 @@ def _product(
         x = tl.load(inputs[:, None] + place[None, :], mask=inside[:, None], other=0.0)
         weight = _weights(
             codes, scales, zeros, tiles, columns, row, column,
-            bits, group_size, block_columns, block_rows,
+            bits, rotated, group_size, block_columns, block_rows,
         )  # fmt: skip
         weight = weight.to(x.dtype)
         if _INTERPRETED:
@@ -112,6 +117,7 @@ def _matmul(
     rows: tl.tensor,
     columns: tl.tensor,
     bits: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     block_tokens: tl.constexpr,
     block_columns: tl.constexpr,
@@ -126,7 +132,7 @@ def _matmul(
     found = _product(
         x + at * columns, inside, codes, scales, zeros, tiles, columns,
         tl.minimum(row, tiles * 32 - 1),
-        bits, group_size, block_tokens, block_columns, block_rows,
+        bits, rotated, group_size, block_tokens, block_columns, block_rows,
     )  # fmt: skip
     mask = inside[:, None] & (row < rows)[None, :]
     tl.store(out + at[:, None] * rows + row[None, :], found, mask=mask)
@@ -144,6 +150,7 @@ def _expert_product(
     columns: tl.tensor,
     row: tl.tensor,
     widest: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     block_tokens: tl.constexpr,
     block_columns: tl.constexpr,
@@ -168,6 +175,7 @@ def _expert_product(
                     columns,
                     row,
                     width,
+                    rotated,
                     group_size,
                     block_tokens,
                     block_columns,
@@ -192,6 +200,7 @@ def _gate_up_blocks(
     columns: tl.tensor,
     rank: tl.tensor,
     widest: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     block_tokens: tl.constexpr,
     block_columns: tl.constexpr,
@@ -210,11 +219,11 @@ def _gate_up_blocks(
         gate = table + expert * 12
         value = _expert_product(
             inputs, inside, codes, scales, zeros, gate, tiles, columns, safe,
-            widest, group_size, block_tokens, block_columns, block_rows,
+            widest, rotated, group_size, block_tokens, block_columns, block_rows,
         )  # fmt: skip
         up = _expert_product(
             inputs, inside, codes, scales, zeros, gate + 4, tiles, columns, safe,
-            widest, group_size, block_tokens, block_columns, block_rows,
+            widest, rotated, group_size, block_tokens, block_columns, block_rows,
         )  # fmt: skip
         value = value / (1.0 + tl.exp(-value)) * up
         at = place.to(tl.int64)[:, None] * rows + row[None, :]
@@ -236,6 +245,7 @@ def _down_blocks(
     rows: tl.tensor,
     columns: tl.tensor,
     widest: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     block_tokens: tl.constexpr,
     block_columns: tl.constexpr,
@@ -253,7 +263,7 @@ def _down_blocks(
         value = _expert_product(
             inputs, inside, codes, scales, zeros, table + expert * 12 + 8, tiles, columns,
             tl.minimum(row, tiles * 32 - 1),
-            widest, group_size, block_tokens, block_columns, block_rows,
+            widest, rotated, group_size, block_tokens, block_columns, block_rows,
         )  # fmt: skip
         mask = inside[:, None] & (row < rows)[None, :]
         tl.store(outputs + slot[:, None] * rows + row[None, :], value, mask=mask)
@@ -283,7 +293,10 @@ def _sum_slots(
 
 
 def packed_matmul(x: Tensor, matrix: PackedMatrix) -> Tensor:
-    """Multiply x [T, I] with a packed matrix [O, I] to [T, O]; both of one floating type."""
+    """Multiply x [T, I] with a packed matrix [O, I] to [T, O]; both of one floating type.
+
+    Where the matrix is rotated, x is turned already.
+    """
     shape = matrix.shape
     out = x.new_empty(len(x), shape.rows)
     plan = _plan(len(x), shape.columns, x)
@@ -298,6 +311,7 @@ def packed_matmul(x: Tensor, matrix: PackedMatrix) -> Tensor:
         shape.rows,
         shape.columns,
         bits=shape.bits,
+        rotated=shape.rotated,
         group_size=shape.group_size,
         **plan.options,
     )
@@ -307,13 +321,14 @@ def packed_matmul(x: Tensor, matrix: PackedMatrix) -> Tensor:
 def experts_prefill(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Tensor:
     """Weighted sum of the chosen experts' outputs, [T, H] like x; see `Kernels.experts`.
 
+    x is turned already where the arena is rotated.
     What lies between gate and down, [T * K, I], and the slots' outputs, [T * K, H], are held in the
     type of x.
     """
     tokens, rank = ids.shape
     gate = arena.layout.slots[0][0].shape
     inner, hidden_size, group_size = gate.rows, gate.columns, gate.group_size
-    widest = arena.layout.widest
+    widest, rotated = arena.layout.widest, arena.layout.rotated
     plan = _plan(-(-tokens * rank // arena.num_experts), gate.columns, x)
     blocks = group_slots(ids, arena.num_experts, plan.tokens)
     blocks_and_weights = (
@@ -332,9 +347,12 @@ def experts_prefill(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Te
         hidden_size,
         rank,
         widest=widest,
+        rotated=rotated,
         group_size=group_size,
         **plan.options,
     )
+    if rotated:
+        turn(hidden, group_size, hidden)
     plan = _plan(-(-tokens * rank // arena.num_experts), inner, x)
     _down_blocks[(triton.cdiv(hidden_size, plan.rows), count)](
         hidden,
@@ -343,6 +361,7 @@ def experts_prefill(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Te
         hidden_size,
         inner,
         widest=widest,
+        rotated=rotated,
         group_size=group_size,
         **plan.options,
     )

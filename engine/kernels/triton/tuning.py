@@ -23,7 +23,7 @@ from engine.kernels.triton.plans import Plan, Work, plans
 _log = logging.getLogger(__name__)
 
 _ROUNDS = 7
-_KERNELS = ("words.py", "decode_kernels.py", "plans.py")
+_KERNELS = ("words.py", "decode_kernels.py", "plans.py", "rotation.py")
 """What a finding depends on, beside this file."""
 
 Launch = Callable[[Plan], None]

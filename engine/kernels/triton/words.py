@@ -156,6 +156,7 @@ def _add_planes(
     bits: tl.constexpr,
     factor: tl.constexpr,
     offset: tl.constexpr,
+    middle: tl.constexpr,
     group_size: tl.constexpr,
     stretch: tl.constexpr,
     lines: tl.constexpr,
@@ -163,7 +164,8 @@ def _add_planes(
 ) -> tl.tensor:
     """Add to ``found`` [lines, lanes, 32] the products over stretches ``first`` to ``last``.
 
-    ``factor`` multiplies the codes; the zero points are taken off where ``offset``.
+    ``factor`` multiplies the codes; the zero points are taken off where ``offset``: those that are
+    stored, or ``middle`` where none are.
     """
     row = tl.arange(0, 32)[None, None, :]
     lane = tl.arange(0, lanes)[None, :, None]
@@ -178,8 +180,8 @@ def _add_planes(
         place = (tile * (columns // group_size) + column // group_size) * 32 + row
         scale = tl.load(scales + place).to(tl.float32)
         scale = tl.where(start + lane < last, scale, 0.0)
-        zero = 0.5
-        if bits > 1 and offset:
+        zero = middle
+        if offset and middle is None:
             zero = tl.load(zeros + place).to(tl.float32)
         raw = tl.zeros((lines, lanes, 32), tl.float32)
         total = tl.zeros((1, lanes, 1), tl.float32)
@@ -211,6 +213,7 @@ def row_products(
     first: tl.tensor,
     last: tl.tensor,
     bits: tl.constexpr,
+    rotated: tl.constexpr,
     group_size: tl.constexpr,
     stretch: tl.constexpr,
     lines: tl.constexpr,
@@ -218,24 +221,26 @@ def row_products(
 ) -> tl.tensor:
     """Rows of a packed matrix times one token, over stretches ``first`` to ``last`` of its inputs.
 
-    ``inputs`` points to the token's ``columns`` inputs; ``codes``, ``scales`` and ``zeros``
+    ``inputs`` points to the token's ``columns`` inputs, turned where the matrix is ``rotated``, and
+    its zero points therefore the middle of the codes; ``codes``, ``scales`` and ``zeros``
     [lines, 1, 1], or scalars, to the matrix of each line, which has ``tiles`` row tiles; ``tile``
     [lines, 1, 1] says which one. Returns [lines, 32] in float32.
     """
     found = tl.zeros((lines, lanes, 32), tl.float32)
+    middle: tl.constexpr = ((1 << bits) - 1) / 2 if rotated or bits == 1 else None
     if bits == 8:
         upper = codes + tiles * columns * 4
         found = _add_planes(
             found, inputs, codes, scales, zeros, tile, tiles, columns, first, last,
-            4, 1.0, True, group_size, stretch, lines, lanes,
+            4, 1.0, True, middle, group_size, stretch, lines, lanes,
         )  # fmt: skip
         found = _add_planes(
             found, inputs, upper, scales, zeros, tile, tiles, columns, first, last,
-            4, 16.0, False, group_size, stretch, lines, lanes,
+            4, 16.0, False, middle, group_size, stretch, lines, lanes,
         )  # fmt: skip
     else:
         found = _add_planes(
             found, inputs, codes, scales, zeros, tile, tiles, columns, first, last,
-            bits, 1.0, True, group_size, stretch, lines, lanes,
+            bits, 1.0, True, middle, group_size, stretch, lines, lanes,
         )  # fmt: skip
     return tl.sum(found, axis=1)
