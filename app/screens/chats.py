@@ -20,6 +20,7 @@ from app.date_words import date_words
 from app.history import ChatRecord, History, HistoryError
 from app.render import safe_text
 from app.widgets.chat_list import UNTITLED, ChatList, Row
+from app.widgets.wish_list import WishList
 from engine.errors import McChatError
 
 MOST_SHOWN = 200
@@ -150,7 +151,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
 
     # --- keys of the list ---------------------------------------------------------------------
 
-    def on_chat_list_wish(self, event: ChatList.Wish) -> None:
+    def on_wish_list_wish(self, event: WishList.Wish) -> None:
         """One letter each."""
         match event.what:
             case "search":

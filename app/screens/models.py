@@ -28,6 +28,7 @@ from app.widgets.bars import bar
 from app.widgets.header import HeaderLine
 from app.widgets.model_list import ModelList
 from app.widgets.running_line import RunningLine
+from app.widgets.wish_list import WishList
 from engine.errors import Interrupted, McChatError
 from engine.manifest import open_manifest, verify_hashes
 
@@ -121,7 +122,7 @@ class ModelsScreen(Screen[Wanted | None]):
         """Another one: what was asked of the one before is not meant any more."""
         self._sure = ""
 
-    def on_model_list_wish(self, event: ModelList.Wish) -> None:
+    def on_wish_list_wish(self, event: WishList.Wish) -> None:
         """One letter each."""
         model = self._list.model
         if event.what == "set_up":

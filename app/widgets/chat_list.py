@@ -8,13 +8,12 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.geometry import Offset
-from textual.message import Message
-from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from app.history import ChatRecord, Found
 from app.render import safe_text
 from app.widgets.bars import spread
+from app.widgets.wish_list import WishList
 
 LINES = 2
 """Of each chat, always: so it is known where one is shown."""
@@ -30,7 +29,7 @@ class Row:
     found: Found | None = None
 
 
-class ChatList(OptionList):
+class ChatList(WishList):
     """Where it has the focus, letters are keys. Enter, or a click, selects an option as usual."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -42,22 +41,10 @@ class ChatList(OptionList):
         Binding("i", "wish('import')", "Import"),
     ]
 
-    class Wish(Message):
-        """A key was pressed; ``what`` is the last word of its action."""
-
-        def __init__(self, what: str) -> None:
-            super().__init__()
-            self.what = what
-
     def __init__(self, when: Callable[[float], str]) -> None:
-        """``when`` puts a time into words."""
-        super().__init__(compact=True)
-        self._when = when
+        """See `WishList`."""
+        super().__init__(when)
         self.rows: Sequence[Row] = ()
-
-    def action_wish(self, what: str) -> None:
-        """Tell the screen."""
-        self.post_message(self.Wish(what))
 
     @property
     def row(self) -> Row | None:
@@ -92,7 +79,7 @@ class ChatList(OptionList):
             title = _marked(title, found)
         elif found:
             below = _marked(Content.styled(found.text, "$quiet"), found)
-        when = Content.styled(self._when(row.chat.updated), "$quiet")
+        when = Content.styled(self.when(row.chat.updated), "$quiet")
         first = spread(title, when, width - 1)
         return Content("\n").join([first, below.truncate(width - 1, ellipsis=True)])
 

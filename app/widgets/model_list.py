@@ -6,19 +6,18 @@ from typing import ClassVar
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.message import Message
-from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from app.models import DamagedModel, InstalledModel
 from app.render import safe_text
 from app.units import size
 from app.widgets.bars import spread
+from app.widgets.wish_list import WishList
 
 Model = InstalledModel | DamagedModel
 
 
-class ModelList(OptionList):
+class ModelList(WishList):
     """Letters are keys. Enter, or a click, selects an option as usual."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -31,23 +30,11 @@ class ModelList(OptionList):
         Binding("c", "wish('set_up')", "New"),
     ]
 
-    class Wish(Message):
-        """A key was pressed; ``what`` is the last word of its action."""
-
-        def __init__(self, what: str) -> None:
-            super().__init__()
-            self.what = what
-
     def __init__(self, when: Callable[[float], str]) -> None:
-        """``when`` puts a time into words."""
-        super().__init__(compact=True)
-        self._when = when
+        """See `WishList`."""
+        super().__init__(when)
         self.models: Sequence[Model] = ()
         self._in_use = ""
-
-    def action_wish(self, what: str) -> None:
-        """Tell the screen."""
-        self.post_message(self.Wish(what))
 
     @property
     def model(self) -> Model | None:
@@ -88,6 +75,6 @@ class ModelList(OptionList):
     def _about(self, model: InstalledModel) -> str:
         manifest = model.manifest
         return (
-            f"{manifest.nominal_bits:.2f} bits · {self._when(model.installed)}"
+            f"{manifest.nominal_bits:.2f} bits · {self.when(model.installed)}"
             f" · {manifest.source.repository}"
         )

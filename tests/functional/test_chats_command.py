@@ -1,42 +1,24 @@
 """`mc-chat chats`: listing, searching, exporting, importing, deleting."""
 
-import io
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from app import cli, paths
+from app import paths
 from app.history import History
 from tests.chats_for_tests import say_all
-
-
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
+from tests.commands_for_tests import Command, Result, failed
 
 Chats = Callable[..., Result]
 
 
 @pytest.fixture
-def chats(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Chats:
-    """Run `mc-chat chats` in this process, without a terminal."""
+def chats(mc_chat: Command) -> Chats:
+    """Run `mc-chat chats`."""
 
     def run(*words: str | Path | int) -> Result:
-        monkeypatch.setattr("sys.stdin", io.StringIO())
-        code = cli.main(["chats", *map(str, words)])
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
+        return mc_chat("chats", *map(str, words))
 
     return run
 
@@ -50,13 +32,6 @@ def ducks(home: Path) -> int:
     say_all(history, ids[1], "And geese?")
     history.close()
     return ids[0]
-
-
-def failed(result: Result, code: int, said: str) -> None:
-    assert result.code == code
-    assert result.out == ""
-    (line,) = result.err.splitlines()
-    assert said in line
 
 
 def test_without_chats_it_says_so(chats: Chats) -> None:

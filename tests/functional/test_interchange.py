@@ -21,6 +21,7 @@ from compress.interchange.hqq_import import import_hqq
 from engine.checkpoint import load_model
 from engine.errors import CheckpointError, DiskFullError, McChatError, UsageError
 from engine.experts import PackedExperts
+from engine.hadamard import rotate
 from engine.linear import PackedLinear
 from engine.manifest import RestBits, open_manifest, read_manifest, verify_hashes
 from engine.packing import dequantize
@@ -34,14 +35,6 @@ def silent(step: str) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def tiny(home: Path) -> Path:
-    """A tiny compressed model, installed."""
-    folder = paths.models_dir() / "tiny"
-    write_tiny_checkpoint(folder)
-    return folder
 
 
 @pytest.fixture
@@ -94,6 +87,29 @@ def test_hqq_computes_with_the_weights_that_we_compute_with(tiny: Path, exported
             assert linears[name] == matrix.shape.bits
             checked += 1
     assert checked == len(linears) == 2 * (4 + 4 * 3)
+
+
+def test_rotated_experts_are_exported_for_turned_inputs(tmp_path: Path) -> None:
+    save_tiny_mixtral(tmp_path / "original")
+    folder = tmp_path / "rotated"
+    write_compressed(tmp_path / "original", folder, (1, 2, 3, 4), rotated=True)
+    exported = export_hqq(folder, tmp_path / "out", silent).folder
+    description = json.loads((exported / hqq_names.DESCRIPTION).read_text())
+    assert description["rotated_experts"]
+    assert "Hadamard" in description["note"]
+    experts = load_model(folder).layers[1].experts
+    assert isinstance(experts, PackedExperts)
+    for k in range(4):
+        for matrix, name in hqq_names.expert(1, k).items():
+            linear = HQQLinear(None, None, compute_dtype=torch.float32, device="cpu")
+            linear.load_state_dict(state_of(exported, name))
+            packed = experts.matrix(k, matrix)
+            x = torch.randn(3, packed.shape.columns)
+            found = linear(rotate(x, packed.shape.group_size))
+            torch.testing.assert_close(found, x @ dequantize(packed).T, rtol=1e-4, atol=1e-4)
+    back = import_hqq(exported, tmp_path / "back", silent)
+    assert not back.changed
+    assert contents(back.folder) == contents(folder)
 
 
 def test_all_that_is_not_quantized_is_exported_under_its_original_name(

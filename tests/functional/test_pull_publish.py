@@ -10,19 +10,20 @@ import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from app import cli, paths
+from app import paths
 from compress.hub.connection import Patience
 from compress.hub.pull import pull
 from compress.progress import Transfer
 from engine.checkpoint import load_model
 from engine.manifest import MANIFEST_NAME, open_manifest, verify_hashes
 from tests.checkpoints_for_tests import write_tiny_checkpoint
+from tests.commands_for_tests import Command, Result, failed
 from tests.hub_for_tests import TOKEN, Hub, connect, environment, running_hub
 
 # What huggingface_hub's uploads say of themselves.
@@ -32,33 +33,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "owner/tiny-2bit"
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def mc_chat(home: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process, on fresh folders, without a terminal."""
-
-    def run(*words: str | Path) -> Result:
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(Patience, "limit", 0.5)
@@ -66,14 +40,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with running_hub(tmp_path / "hub") as hub:
         connect(hub, monkeypatch, tmp_path)
         yield hub
-
-
-@pytest.fixture
-def tiny(home: Path) -> Path:
-    """A tiny compressed model, installed."""
-    folder = paths.models_dir() / "tiny"
-    write_tiny_checkpoint(folder)
-    return folder
 
 
 @pytest.fixture
@@ -93,15 +59,6 @@ def login(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def failed(result: Result, code: int, said: str) -> None:
-    """One clear line, the right exit code, no result, no traceback."""
-    lines = [line for line in result.err.splitlines() if line.startswith("mc-chat: ")]
-    assert len(lines) == 1, result.err
-    assert said in lines[0]
-    assert (result.code, result.out) == (code, "")
-    assert "Traceback" not in result.err
 
 
 def quiet(transfer: Transfer) -> None:
