@@ -23,7 +23,6 @@ from engine.checkpoint import (
     sync,
 )
 from engine.config import ModelConfig
-from engine.errors import UsageError
 from engine.integrity import ensure_verified
 from engine.layout import arena_layout
 from engine.manifest import DENSE_FILE, MANIFEST_NAME, Manifest, layer_file
@@ -36,6 +35,10 @@ _NOTE = (
     "Every entry of `linears` (its width in bits) is the state of an HQQLinear: load the tensors "
     "under its name with HQQLinear(None, None, compute_dtype=torch.float32).load_state_dict. In "
     "float32 its weights are exactly those of the exported checkpoint."
+)
+_ROTATED_NOTE = (
+    " The experts are rotated: before w1, w3 and w2, multiply each run of group_size inputs by the "
+    "Hadamard matrix of that order divided by its square root (scipy.linalg.hadamard)."
 )
 
 
@@ -55,6 +58,7 @@ def export_hqq(folder: Path, out: Path, listener: Callable[[str], None]) -> Expo
     CheckpointError, UsageError when ``out`` exists, DiskFullError.
     """
     manifest, config = open_checkpoint(folder)
+    hqq_names.check_architecture(config)
     needed = _needed_bytes(folder, manifest, config)
     with growing(out, needed) as partial:
         ensure_verified(folder, manifest, lambda name: listener(f"checking {name}"))
@@ -102,10 +106,11 @@ def _write(
     description = {
         "format_version": hqq_names.FORMAT_VERSION,
         "hqq": HQQ_VERSION,
-        "note": _NOTE,
+        "note": _NOTE + _ROTATED_NOTE if manifest.recipe.rotated else _NOTE,
         "name": manifest.name,
         "group_size": manifest.recipe.group_size,
         "axis": 1,
+        "rotated_experts": manifest.recipe.rotated,
         "linears": linears,
     }
     _write_json(partial / hqq_names.DESCRIPTION, description)
@@ -142,11 +147,6 @@ def _states(matrices: Mapping[str, PackedMatrix]) -> dict[str, Tensor]:
 def _needed_bytes(folder: Path, manifest: Manifest, config: ModelConfig) -> int:
     """Bytes of the export, roundly from above. Raises UsageError for what hqq cannot hold."""
     group_size = manifest.recipe.group_size
-    if manifest.recipe.rotated:
-        raise UsageError(
-            f"the experts of {manifest.name} are rotated, which hqq's layers are not: compress "
-            "with --quantizer refined to export"
-        )
     attention = sum(state_bytes(shape) for shape in attention_shapes(config, group_size).values())
     total = sum(record.bytes for name, record in manifest.files.items() if name == DENSE_FILE)
     if head := manifest.recipe.rest.head_shape(config, group_size):
@@ -155,7 +155,11 @@ def _needed_bytes(folder: Path, manifest: Manifest, config: ModelConfig) -> int:
     router_bytes = state_bytes(router) + _SMALL_BYTES if router else 0
     for record in manifest.layers:
         layout = arena_layout(
-            record.expert_bits, config.hidden_size, config.intermediate_size, group_size
+            record.expert_bits,
+            config.hidden_size,
+            config.intermediate_size,
+            group_size,
+            manifest.recipe.rotated,
         )
         shapes = [slot.shape for slots in layout.slots for slot in slots]
         small = _SMALL_BYTES * (len(PROJECTIONS) + len(shapes))

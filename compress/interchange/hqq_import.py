@@ -41,6 +41,7 @@ from engine.manifest import (
     FileRecord,
     LayerRecord,
     Manifest,
+    Recipe,
     RestBits,
     read_manifest,
 )
@@ -99,7 +100,7 @@ def _write(
     group_sizes: set[int] = set()
 
     def write_one(index: int, record: LayerRecord) -> None:
-        layer = _layer(index, config, exported.recipe.rest, tensors)
+        layer = _layer(index, config, exported.recipe, tensors)
         bits = tuple(slots[0].shape.bits for slots in layer.experts.arena.layout.slots)
         layers.append(replace(record, expert_bits=bits))
         group_sizes.add(layer.attention["q"].shape.group_size)
@@ -157,14 +158,13 @@ def _write_manifest(
     sync(path)
 
 
-def _layer(
-    index: int, config: ModelConfig, rest_bits: RestBits, tensors: "_Tensors"
-) -> StoredLayer:
+def _layer(index: int, config: ModelConfig, recipe: Recipe, tensors: "_Tensors") -> StoredLayer:
     """One layer, every matrix of it of the shape that config.json says.
 
     Its matrices share one group size, and those of an expert one width. Its router is packed if
-    that of the exported checkpoint was, at the same width.
+    that of the exported checkpoint was, at the same width; its experts are rotated if those were.
     """
+    rest_bits = recipe.rest
     names = hqq_names.attention(index)
     query = tensors.matrix(names["q"])
     group_size = query.shape.group_size
@@ -173,7 +173,10 @@ def _layer(
         matrix = query if ours == "q" else tensors.matrix(names[ours])
         _check(matrix, names[ours], shape.rows, shape.columns, shape.bits, group_size)
         attention[ours] = matrix
-    experts = [_expert(index, k, config, group_size, tensors) for k in range(config.num_experts)]
+    experts = [
+        _expert(index, k, config, group_size, recipe.rotated, tensors)
+        for k in range(config.num_experts)
+    ]
     sides = {"router.weight": (config.num_experts, config.hidden_size)}
     router = None
     others = hqq_names.rest(index)
@@ -207,10 +210,10 @@ def _dense(config: ModelConfig, rest_bits: RestBits, tensors: "_Tensors") -> Sto
 
 
 def _expert(
-    index: int, k: int, config: ModelConfig, group_size: int, tensors: "_Tensors"
+    index: int, k: int, config: ModelConfig, group_size: int, rotated: bool, tensors: "_Tensors"
 ) -> dict[Matrix, PackedMatrix]:
     names = hqq_names.expert(index, k)
-    found = {ours: tensors.matrix(name) for ours, name in names.items()}
+    found = {ours: tensors.matrix(name, rotated) for ours, name in names.items()}
     bits = found["gate"].shape.bits
     if bits not in WIDEST_WIDTHS:
         raise CheckpointError(
@@ -259,12 +262,11 @@ class _Tensors:
         """All files of tensors."""
         return {path for keys in self._states.values() for path in keys.values()}
 
-    def matrix(self, name: str) -> PackedMatrix:
+    def matrix(self, name: str, rotated: bool = False) -> PackedMatrix:
         """The matrix that the `HQQLinear` of this name holds."""
         keys = self._states.get(name, {})
-        return from_hqq(
-            {key: self._read(path, f"{name}.{key}") for key, path in keys.items()}, name
-        )
+        state = {key: self._read(path, f"{name}.{key}") for key, path in keys.items()}
+        return from_hqq(state, name, rotated)
 
     def floating(self, name: str, *shape: int) -> Tensor:
         """A tensor that is not quantized, of this shape, in the type it is stored in."""

@@ -85,7 +85,7 @@ def to_hqq(matrix: PackedMatrix) -> dict[str, Tensor]:
     packing = _PACKINGS[shape.bits]
     scale, zero = group_parameters(matrix)
     if zero is None:
-        zero = torch.full_like(scale, centre(1))
+        zero = torch.full_like(scale, centre(shape.bits))
     codes = unpack_codes(matrix).view(-1, shape.group_size)
     return {
         "W_q": _pack(codes, shape.bits, packing),
@@ -111,15 +111,17 @@ def to_hqq(matrix: PackedMatrix) -> dict[str, Tensor]:
     }
 
 
-def from_hqq(state: Mapping[str, Tensor], name: str) -> PackedMatrix:
+def from_hqq(state: Mapping[str, Tensor], name: str, rotated: bool = False) -> PackedMatrix:
     """The packed matrix that the state of the `HQQLinear` called ``name`` holds.
 
+    hqq knows nothing of ``rotated`` ones: their states are of the inputs as they are turned.
     Raises CheckpointError for what is missing or does not fit together, and for what this format
     cannot hold exactly: groups along the outputs, scales quantized once more, a bias, other
-    widths, scales that float16 would change, 1 bit with another zero point than 1/2.
+    widths, scales that float16 would change, zero points where none are stored that are not the
+    middle of the codes.
     """
     _refuse_other_kinds(state, name)
-    shape = _shape(state, name)
+    shape = _shape(state, name, rotated)
     try:
         sizes = state_shapes(shape)
     except UsageError as error:
@@ -136,13 +138,16 @@ def from_hqq(state: Mapping[str, Tensor], name: str) -> PackedMatrix:
     groups = shape.rows * shape.groups
     scale = _halves(state, "scale", groups, name).view(shape.rows, shape.groups)
     zero = _halves(state, "zero", groups, name).view(shape.rows, shape.groups)
-    if shape.bits == 1 and not bool((zero == centre(1)).all()):
+    middle = centre(shape.bits)
+    if not shape.zeros and not bool((zero == middle).all()):
+        kind, instead = ("rotated", "") if rotated else ("1 bit", "; quantize it to 2 bits")
         raise CheckpointError(
-            f"{name} has 1 bit and zero points other than {centre(1)}, which cannot be kept; "
-            "quantize it to 2 bits"
+            f"{name} is {kind} and has zero points other than {middle}, which cannot be "
+            f"kept{instead}"
         )
     codes = _unpack(words, shape.bits, packing)[:groups].reshape(shape.rows, shape.columns)
-    return pack(codes, scale, zero if shape.bits > 1 else None, shape.bits, shape.group_size)
+    stored = zero if shape.zeros else None
+    return pack(codes, scale, stored, shape.bits, shape.group_size, rotated)
 
 
 def _pack(codes: Tensor, bits: int, packing: _Packing) -> Tensor:
@@ -180,7 +185,7 @@ def _refuse_other_kinds(state: Mapping[str, Tensor], name: str) -> None:
         )
 
 
-def _shape(state: Mapping[str, Tensor], name: str) -> PackedShape:
+def _shape(state: Mapping[str, Tensor], name: str, rotated: bool) -> PackedShape:
     bits = _integer(state, "nbits", name)
     packing = _PACKINGS.get(bits)
     if packing is None:
@@ -194,7 +199,7 @@ def _shape(state: Mapping[str, Tensor], name: str) -> PackedShape:
         raise CheckpointError(f"{name}.shape is not the two sides of a matrix; export it again")
     rows, columns = sides.tolist()
     try:
-        return PackedShape(rows, columns, bits, _integer(state, "group_size", name))
+        return PackedShape(rows, columns, bits, _integer(state, "group_size", name), rotated)
     except UsageError as error:
         raise CheckpointError(f"{name} cannot be imported: {error}") from None
 

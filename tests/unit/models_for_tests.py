@@ -75,7 +75,11 @@ def round_to_nearest(
 
 
 def write_compressed(
-    original: Path, folder: Path, expert_bits: tuple[int, ...], group_size: int = 32
+    original: Path,
+    folder: Path,
+    expert_bits: tuple[int, ...],
+    group_size: int = 32,
+    rotated: bool = False,
 ) -> Manifest:
     """Compress an original by plain rounding, every layer with the same widths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +91,10 @@ def write_compressed(
         assert isinstance(experts, FloatExperts)
         weights = {"gate": experts.gate, "up": experts.up, "down": experts.down}
         matrices = [
-            {name: round_to_nearest(weights[name][k], bits, group_size) for name in MATRICES}
+            {
+                name: round_to_nearest(weights[name][k], bits, group_size, rotated)
+                for name in MATRICES
+            }
             for k, bits in enumerate(expert_bits)
         ]
         attention = {
@@ -108,7 +115,7 @@ def write_compressed(
     if not model.config.tie_embeddings:
         dense["head.weight"] = float_weight(model.head).bfloat16()
     files.append(write_dense(folder, dense))
-    manifest = _manifest(model.config, folder, files, expert_bits, group_size)
+    manifest = _manifest(model.config, folder, files, expert_bits, group_size, rotated)
     (folder / "mc.json").write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -125,6 +132,7 @@ def _manifest(
     files: list[Path],
     expert_bits: tuple[int, ...],
     group_size: int,
+    rotated: bool,
 ) -> Manifest:
     zeros = (0.0,) * config.num_experts
     record = LayerRecord(expert_bits, 0.5, 1.0, zeros, zeros, ((0.0, 0.0, 0.0),) * len(zeros))
@@ -133,7 +141,9 @@ def _manifest(
         format_version=1,
         name=folder.name,
         source=Source("test", "", ""),
-        recipe=Recipe(2.0, "rtn", "none", group_size, "none", 0, 0, 0, 1.0, 1.0, 1.0),
+        recipe=Recipe(
+            2.0, "rtn", "none", group_size, "none", 0, 0, 0, 1.0, 1.0, 1.0, rotated=rotated
+        ),
         layers=(record,) * config.num_layers,
         sizes=Sizes(0, 0, 0, 1, 1),
         files={path.name: FileRecord(path.stat().st_size, sha256_file(path)) for path in files},
