@@ -52,7 +52,7 @@ def test_a_killed_program_loses_at_most_the_last_quarter_second(home: Path, repo
     for line in program.stdout:
         moment, length = line.split()
         shown.append((float(moment), int(length)))
-        if int(length) > 200:
+        if int(length) > 320:
             break
     os.kill(program.pid, signal.SIGKILL)
     killed = time.monotonic()

@@ -33,21 +33,21 @@ def lines(pilot: Pilot[None]) -> str:
 
 
 async def test_a_key_that_was_changed_works_and_is_shown_everywhere(file: Path):
-    file.write_text('[keys]\ngauges = "f10, alt+g"\n')
+    file.write_text('[keys]\ngauges = "f11, alt+g"\n')
     async with make_app().run_test(size=SIZE) as pilot:
         await wait_for_state(pilot, "ready")
         gauges = pilot.app.screen.query_one(Gauges)
         await pilot.press("f3")
         assert gauges.display
-        await pilot.press("f10")
+        await pilot.press("f11")
         assert not gauges.display
         await pilot.press("alt+g")
         assert gauges.display
-        assert ("F10", "Gauges") in footer(pilot)
+        assert ("F11", "Gauges") in footer(pilot)
         await pilot.press("f1")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
         page = str(pilot.app.screen.query_one(Static).content)
-        assert ["F10", "Alt+G", "show", "or", "hide"] in [
+        assert ["F11", "Alt+G", "show", "or", "hide"] in [
             line.split()[:5] for line in page.splitlines()
         ]
 
