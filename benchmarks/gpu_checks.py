@@ -4,6 +4,7 @@ Each check yields rows with the largest error, relative to the largest value of 
 Whole steps are compared in float32, where rounding cannot hide a mistake.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -82,7 +83,8 @@ def products(sizes: CheckSizes, device: str) -> Iterator[Row]:
             exact = x.double() @ weight.double().T
             ours = kernels.half_matmul(x, weight)
             yield compared(f"16 bits, {tokens} tokens, {dtype}", ours, exact, TOLERANCES[dtype])
-            yield _experts(kernels, sizes, x, device)
+            for rotated in (False, True):
+                yield _experts(kernels, sizes, x, rotated, device)
 
 
 def _matrix(rows: int, columns: int, bits: int, device: str) -> PackedMatrix:
@@ -95,10 +97,10 @@ def _matrix(rows: int, columns: int, bits: int, device: str) -> PackedMatrix:
     )
 
 
-def _experts(kernels: object, sizes: CheckSizes, x: Tensor, device: str) -> Row:
+def _experts(kernels: object, sizes: CheckSizes, x: Tensor, rotated: bool, device: str) -> Row:
     """Some slots are skipped."""
     bits = tuple(1 + index % 3 for index in range(sizes.experts))
-    arena = _arena(sizes.columns, sizes.inner, bits, device)
+    arena = _arena(sizes.columns, sizes.inner, bits, rotated, device)
     ids = torch.randint(-1, sizes.experts, (len(x), 2), device=device)
     weights = torch.rand(len(x), 2, device=device)
     exact = torch.zeros(len(x), sizes.columns, dtype=torch.float64, device=device)
@@ -108,12 +110,13 @@ def _experts(kernels: object, sizes: CheckSizes, x: Tensor, device: str) -> Row:
         share = weights.masked_fill(ids != expert, 0.0).sum(dim=1, keepdim=True)
         exact += share * (inner @ down.T)
     ours = kernels.experts(x, ids, weights, arena)  # type: ignore[attr-defined]
-    what = f"experts of 1 to 3 bits, {len(x)} tokens, {x.dtype}"
+    kind = "rotated experts" if rotated else "experts"
+    what = f"{kind} of 1 to 3 bits, {len(x)} tokens, {x.dtype}"
     return compared(what, ours, exact, 2 * TOLERANCES[x.dtype])
 
 
-def _arena(hidden: int, inner: int, bits: tuple[int, ...], device: str) -> Arena:
-    layout = arena_layout(bits, hidden, inner, 128)
+def _arena(hidden: int, inner: int, bits: tuple[int, ...], rotated: bool, device: str) -> Arena:
+    layout = arena_layout(bits, hidden, inner, 128, rotated)
     return Arena(
         layout,
         torch.randint(-(2**31), 2**31, (layout.code_words,), dtype=torch.int32, device=device),
@@ -221,15 +224,18 @@ def steps(sizes: CheckSizes, device: str, capture: Capture) -> Iterator[Row]:
     from engine.decoding.fused import TritonOperations
 
     config = sizes.model
-    model = random_model(config, _mixed_bits(config.num_experts), 128, device, torch.float32)
     odp = OdpPruning((0.6,) * config.num_layers, (1e3,) * config.num_layers)
-    for name, pruning in (("pruning off", NO_PRUNING), ("ODP", odp)):
-        for bits in (16, 8):
+    prunings = {"pruning off": NO_PRUNING, "ODP": odp}
+    widths = _mixed_bits(config.num_experts)
+    for rotated in (False, True):
+        model = random_model(config, widths, 128, device, torch.float32, rotated)
+        for (name, pruning), bits in itertools.product(prunings.items(), (16, 8)):
             context = Context(model, config.max_context, bits)
             ours, note = device_steps(context, TritonOperations(model), capture)
             expected = _reply(context, HostSteps(context), pruning, sizes.replies)
             found = _reply(context, ours, pruning, sizes.replies)
-            what = f"{sizes.replies} tokens, {name}, KV {bits} bits ({note})"
+            experts = "rotated" if rotated else "not rotated"
+            what = f"{sizes.replies} tokens, {experts}, {name}, KV {bits} bits ({note})"
             yield {
                 "check": what,
                 "error": int(found != expected),

@@ -27,14 +27,12 @@ LIMIT_SECONDS = 0.5
 def warming(sizes: SpeedSizes, device: str, prompts: tuple[int, ...]) -> Iterator[Row]:
     """How long it takes to compile ahead, and whether a first prompt then waits for anything."""
     place, config = torch.device(device), sizes.model
-    needs = Sizes(config, sizes.dtype, (max(sizes.expert_bits),), GROUP_SIZE)
+    needs = Sizes(config, sizes.dtype, (max(sizes.expert_bits),), GROUP_SIZE, sizes.rotated)
     for name in ("compiled ahead", "once more"):
         seconds = _seconds(lambda: warm_prompts_and_steps(needs, place, prompts), device)
         yield {"warming": name, "seconds": seconds}
-    layers = min(2, config.num_layers)
-    model = random_model(
-        replace(config, num_layers=layers), sizes.expert_bits, GROUP_SIZE, device, sizes.dtype
-    )
+    shallow = replace(config, num_layers=min(2, config.num_layers))
+    model = random_model(shallow, sizes.expert_bits, GROUP_SIZE, device, sizes.dtype, sizes.rotated)
     context = Context(model, sizes.prompt + 1)
 
     def prompt() -> None:

@@ -39,6 +39,7 @@ class SpeedSizes:
 
     model: ModelConfig
     expert_bits: tuple[int, ...]
+    rotated: bool
     dtype: torch.dtype
     contexts: tuple[int, ...]
     prompt: int
@@ -49,7 +50,7 @@ class SpeedSizes:
 
 def whole_model(sizes: SpeedSizes, device: str, listener: Callable[[str], None]) -> Iterator[Row]:
     """Decoding and prefill, pruning off and on, both widths of the cache."""
-    model = random_model(sizes.model, sizes.expert_bits, 128, device, sizes.dtype)
+    model = random_model(sizes.model, sizes.expert_bits, 128, device, sizes.dtype, sizes.rotated)
     layers = sizes.model.num_layers
     odp = OdpPruning((0.55,) * layers, (1e9,) * layers)
     tokenizer = Tokenizer.from_folder(assets.DEMO_DIR)
@@ -81,7 +82,7 @@ def whole_model(sizes: SpeedSizes, device: str, listener: Callable[[str], None])
 
 def kernels(sizes: SpeedSizes, device: str, capture: Capture) -> Iterator[Row]:
     """Each kernel of a step, once for every layer, replayed as a graph: no launch is timed."""
-    model = random_model(sizes.model, sizes.expert_bits, 128, device, sizes.dtype)
+    model = random_model(sizes.model, sizes.expert_bits, 128, device, sizes.dtype, sizes.rotated)
     context = max(sizes.contexts)
     generator = Generator(model, Tokenizer.from_folder(assets.DEMO_DIR), context)
     state, operations = DecodeState.allocate(model), TritonOperations(model)
@@ -120,7 +121,9 @@ def _parts(
     def experts() -> None:
         for layer in layers:
             assert isinstance(layer.experts, PackedExperts)
-            operations.experts_decode(a.normed, a.ids, a.weights, layer.experts.arena, a.moved)
+            arena = layer.experts.arena
+            inputs = a.turned if arena.layout.rotated else a.normed
+            operations.experts_decode(inputs, a.ids, a.weights, arena, a.moved)
 
     def projections() -> None:
         for layer in layers:
@@ -144,6 +147,13 @@ def _parts(
         for layer in layers:
             norm = layer.input_norm
             operations.rms_norm(a.residual, norm.weight, norm.eps, a.normed, a.moved)
+
+    def turning_norms() -> None:
+        for layer in layers:
+            norm = layer.post_norm
+            operations.rms_norm_turned(
+                a.residual, norm.weight, norm.eps, a.normed, a.moved, a.turned, 128
+            )
 
     def rotations() -> None:
         for cache in generator.cache.layers:
@@ -169,7 +179,9 @@ def _parts(
     yield _Part("experts (2 launches)", count, active, experts)
     yield _Part("q, k, v, o", 4 * count, _bytes(_tensors(model)), projections)
     yield _Part("attention (2 launches)", count, generator.cache.memory_bytes(), attend)
-    yield _Part("norm", count, _bytes(layer.input_norm.weight for layer in layers), norms)
+    gains = _bytes(layer.input_norm.weight for layer in layers)
+    yield _Part("norm", count, gains, norms)
+    yield _Part("norm, turned too", count, gains, turning_norms)
     yield _Part("rotate and store", count, 0, rotations)
     yield _Part(
         "route", count, _bytes(t for layer in layers for t in layer.router.tensors()), routes
@@ -236,7 +248,7 @@ def _wait(device: str) -> None:
 def launches(sizes: SpeedSizes, device: str) -> Iterator[Row]:
     """What the host asks of the device for one token, by the profiler's count."""
     config = replace(sizes.model, num_layers=min(2, sizes.model.num_layers))
-    model = random_model(config, sizes.expert_bits, 128, device, sizes.dtype)
+    model = random_model(config, sizes.expert_bits, 128, device, sizes.dtype, sizes.rotated)
     generator = Generator(model, Tokenizer.from_folder(assets.DEMO_DIR), 32)
     request = Request([1, 2, 3], SamplingOptions(temperature=0.0))
     counters = Counters(model)

@@ -93,11 +93,11 @@ class Suite:
         from benchmarks.gpu_speeds import SpeedSizes
 
         if self.dry:
-            return SpeedSizes(TINY, (1, 2, 3), torch.float32, (4,), 8, 3, (48,), 1)
+            return SpeedSizes(TINY, (1, 2, 3), True, torch.float32, (4,), 8, 3, (48,), 1)
         bits = (3, 3, 3, 3, 2, 2, 2, 2)
         vocabularies = (32_000, 65_536, 128_256, 151_936)
         return SpeedSizes(
-            MIXTRAL_8X7B, bits, torch.bfloat16, (512, 4096), 2048, 128, vocabularies, 100
+            MIXTRAL_8X7B, bits, True, torch.bfloat16, (512, 4096), 2048, 128, vocabularies, 100
         )
 
     @property

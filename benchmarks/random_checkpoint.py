@@ -39,6 +39,7 @@ def write_random_checkpoint(
     expert_bits: Sequence[int],
     group_size: int,
     rest_bits: RestBits = AS_IT_IS,
+    rotated: bool = False,
 ) -> None:
     """Write a checkpoint, every layer with these widths, into the folder, which is made."""
     folder.mkdir(parents=True)
@@ -58,14 +59,14 @@ def write_random_checkpoint(
         rest = {"input_norm.weight": _floats(hidden), "post_norm.weight": _floats(hidden)}
         if router is None:
             rest["router.weight"] = _floats(config.num_experts, hidden)
-        experts = PackedExperts(_arena(config, expert_bits, group_size))
+        experts = PackedExperts(_arena(config, expert_bits, group_size, rotated))
         packed = None if router is None else _packed(router)
         paths.append(write_layer(folder, layer, attention, experts, rest, packed))
     ends = {"embed.weight": _floats(config.vocab_size, hidden), "norm.weight": _floats(hidden)}
     if head is None and not config.tie_embeddings:
         ends["head.weight"] = _floats(config.vocab_size, hidden)
     paths.append(write_dense(folder, ends, None if head is None else _packed(head)))
-    manifest = _manifest(config, tuple(expert_bits), group_size, rest_bits, paths)
+    manifest = _manifest(config, tuple(expert_bits), group_size, rest_bits, rotated, paths)
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
 
 
@@ -75,6 +76,7 @@ def random_model(
     group_size: int,
     device: torch.device | str,
     dtype: torch.dtype,
+    rotated: bool = False,
 ) -> Model:
     """A model on a device, every layer with these widths; nothing is on the host or in 16 bits
     that is packed."""
@@ -95,7 +97,7 @@ def random_model(
             attention=Attention(q, k, v, o, config.head_dim, config.sliding_window),
             post_norm=norm(),
             router=FloatLinear(_floats(config.num_experts, hidden).to(dtype)),
-            experts=PackedExperts(_arena(config, expert_bits, group_size)),
+            experts=PackedExperts(_arena(config, expert_bits, group_size, rotated)),
             top_k=config.top_k,
         )
 
@@ -141,9 +143,10 @@ def _packed(shape: PackedShape) -> PackedMatrix:
     )
 
 
-def _arena(config: ModelConfig, bits: Sequence[int], group_size: int) -> Arena:
-    layout = arena_layout(tuple(bits), config.hidden_size, config.intermediate_size, group_size)
-    scale = config.hidden_size**-0.5 / 4
+def _arena(config: ModelConfig, bits: Sequence[int], group_size: int, rotated: bool) -> Arena:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    layout = arena_layout(tuple(bits), hidden, inner, group_size, rotated)
+    scale = hidden**-0.5 / 4
     scales, zeros = _halves(layout.scales, scale), _halves(layout.zeros, 1.5)
     return Arena(layout, _words(layout.code_words), scales, zeros)
 
@@ -153,6 +156,7 @@ def _manifest(
     bits: tuple[int, ...],
     group_size: int,
     rest_bits: RestBits,
+    rotated: bool,
     paths: list[Path],
 ) -> Manifest:
     experts = config.num_experts
@@ -164,7 +168,9 @@ def _manifest(
         format_version=FORMAT_VERSION,
         name=f"random-{mean:g}bit",
         source=Source("random", "0", "0" * 64),
-        recipe=replace(recipe, router_bits=rest_bits.router, head_bits=rest_bits.head),
+        recipe=replace(
+            recipe, router_bits=rest_bits.router, head_bits=rest_bits.head, rotated=rotated
+        ),
         layers=(record,) * config.num_layers,
         sizes=Sizes(
             expert_code_bytes=sum(p.stat().st_size for p in paths),
