@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -325,7 +325,7 @@ def all_rows(scratch: Path, quick: bool) -> list[Row]:
     rows += pruned("demo", demo, 256, 1, 20 if quick else 200)
     shape = SLICE
     if quick:
-        shape = ModelConfig(**{**asdict(SLICE), "num_layers": 1, "vocab_size": 2048})
+        shape = replace(SLICE, num_layers=1, vocab_size=2048)
     wide = made(scratch, "slice", shape, SLICE_BITS)
     rounds = 4 if quick else 15
     for context in (512,) if quick else (512, 8192, 32_000):

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.attention import Attention
 from engine.budget import AS_IT_IS
 from engine.checkpoint import PROJECTIONS, write_dense, write_layer
-from engine.config import ARCHITECTURE, ModelConfig
+from engine.config import ModelConfig
 from engine.experts import PackedExperts
 from engine.kernels import Arena
 from engine.layout import PackedShape, arena_layout
@@ -109,7 +109,7 @@ def random_model(
 
 def config_json(config: ModelConfig) -> dict[str, object]:
     return {
-        "architectures": [ARCHITECTURE],
+        "architectures": [config.architecture.name],
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,

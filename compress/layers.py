@@ -1,7 +1,7 @@
 """Quantizes one layer on the stream that has come through the quantized layers before it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -19,9 +19,10 @@ from compress.routed import MoeBlock, StreamedExperts
 from compress.significance import expert_hessian
 from compress.streams import Stream, StreamStore
 from engine.attention import Rotation
-from engine.checkpoint import Projection
+from engine.checkpoint import PROJECTIONS, Projection
+from engine.experts import SharedExpert
 from engine.layout import Matrix
-from engine.linear import FloatLinear, Linear
+from engine.linear import FloatLinear, Linear, product_of, with_product
 from engine.manifest import DENSE_BITS, FULL_BITS
 from engine.model import Layer, Norm
 from engine.packing import PackedMatrix, pack
@@ -32,13 +33,17 @@ PackedExpert = dict[Matrix, PackedMatrix]
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A layer's packed matrices, and the threshold and quantile that ODP learned on them."""
+    """A layer's packed matrices, and the threshold and quantile that ODP learned on them.
+
+    ``shared`` is empty where the layer has no expert that every token passes.
+    """
 
     attention: dict[Projection, PackedMatrix]
     experts: tuple[PackedExpert, ...]
     odp_threshold: float
     odp_quantile: float
     router: PackedMatrix | None = None
+    shared: PackedExpert = field(default_factory=dict)
 
 
 def quantize_layer(
@@ -52,8 +57,9 @@ def quantize_layer(
     router_bits: int,
     listener: Callable[[int], None],
 ) -> tuple[QuantizedLayer, Stream]:
-    """Quantize expert i of a layer as read from a source to ``widths[i]`` bits, its attention to 4,
-    its router to ``router_bits`` unless these are 16. Tokens then go where that router sends them.
+    """Quantize expert i of a layer as read from a source to ``widths[i]`` bits, its attention and
+    a shared expert to 4, its router to ``router_bits`` unless these are 16. Tokens then go where
+    that router sends them.
 
     ``stream`` is what the layer's input is behind the quantized layers before it; returns it past
     the quantized layer too. ``layer`` is used up. ``listener`` hears the index of each expert
@@ -77,6 +83,7 @@ def quantize_layer(
         listener(index)
         give_back()
         packed.append(_quantize_expert(block, index, experts, mixed, bits, quantize, group_size))
+    shared = _quantize_shared(block, mixed, quantize, group_size)
     hidden.add(mixed)
     quantized = QuantizedLayer(
         attention=attention,
@@ -84,6 +91,7 @@ def quantize_layer(
         odp_threshold=pruning.ratio_threshold(block.routing),
         odp_quantile=pruning.protection_quantile(statistics),
         router=router,
+        shared=shared,
     )
     return quantized, hidden
 
@@ -97,7 +105,7 @@ def quantize_data_free(
     listener: Callable[[int], None],
 ) -> QuantizedLayer:
     """Like `quantize_layer`, by a quantizer that looks at the weights alone. ODP learns nothing."""
-    experts, attention = layer.experts, layer.attention
+    experts = layer.experts
     if not isinstance(experts, StreamedExperts):
         raise TypeError("only layers as read from a source can be quantized")
 
@@ -115,18 +123,19 @@ def quantize_data_free(
         expert = experts.read(index)
         gate_up, down = expert.gate_up.float(), expert.down.float()
         packed.append(pack_expert(codes(gate_up, bits), codes(down, bits)))
-    projections: dict[Projection, Linear] = {
-        "q": attention.q, "k": attention.k, "v": attention.v, "o": attention.o,
-    }  # fmt: skip
+    projections = zip(PROJECTIONS, layer.attention.projections, strict=True)
     return QuantizedLayer(
         attention={
-            name: pack_codes(codes(_weight(linear), DENSE_BITS))
-            for name, linear in projections.items()
+            name: pack_codes(codes(_weight(linear), DENSE_BITS)) for name, linear in projections
         },
         experts=tuple(packed),
         odp_threshold=ODP_THRESHOLD,
         odp_quantile=ODP_QUANTILE,
         router=router,
+        shared={
+            name: pack_codes(codes(_weight(linear), DENSE_BITS))
+            for name, linear in _matrices(layer.shared).items()
+        },
     )
 
 
@@ -190,7 +199,7 @@ def _quantize_attention(
     def one(name: Projection, linear: Linear, hessian: Hessian) -> Linear:
         (codes,) = quantize.dense(_weight(linear), hessian, (DENSE_BITS,), group_size)
         packed[name] = pack_codes(codes)
-        return FloatLinear(codes.dequantize())
+        return with_product(linear, FloatLinear(codes.dequantize()))
 
     hessian = _stream_hessian(stream, layer.input_norm)
     q, k = one("q", attention.q, hessian), one("k", attention.k, hessian)
@@ -224,8 +233,46 @@ def _stream_hessian(stream: Stream, norm: Norm) -> Hessian:
 
 
 def _weight(linear: Linear) -> Tensor:
-    (weight,) = linear.tensors()
+    (weight,) = product_of(linear).tensors()
     return weight
+
+
+def _matrices(shared: SharedExpert | None) -> dict[Matrix, Linear]:
+    if shared is None:
+        return {}
+    return {"gate": shared.gate, "up": shared.up, "down": shared.down}
+
+
+def _quantize_shared(
+    block: MoeBlock, mixed: Stream, quantize: Quantizer, group_size: int
+) -> PackedExpert:
+    """Quantize an expert that every token passes like the attention, gate and up before down, and
+    add its output to ``mixed``. Nothing where the layer has none."""
+    shared = block.layer.shared
+    if shared is None:
+        return {}
+    packed: PackedExpert = {}
+
+    def one(name: Matrix, linear: Linear, hessian: Hessian) -> Linear:
+        (codes,) = quantize.dense(_weight(linear), hessian, (DENSE_BITS,), group_size)
+        packed[name] = pack_codes(codes)
+        return FloatLinear(codes.dequantize())
+
+    size, hidden = _weight(shared.gate).shape
+    every, chunk = block.every_token(), chunk_of(size)
+    inputs = HessianSum(hidden, block.hidden.device)
+    for _, x in block.inputs(every, chunk):
+        inputs.add(x)
+    hessian = inputs.mean()
+    shared = replace(
+        shared, gate=one("gate", shared.gate, hessian), up=one("up", shared.up, hessian)
+    )
+    inner = HessianSum(size, block.hidden.device)
+    for _, x in block.inputs(every, chunk):
+        inner.add(shared.inner(x))
+    shared = replace(shared, down=one("down", shared.down, inner.mean()))
+    block.add_shared(shared, mixed)
+    return packed
 
 
 def _quantize_expert(

@@ -22,7 +22,7 @@ from compress.projection import FLOAT32, HALF, work_bytes
 from compress.quantizers import Quantizer
 from compress.routed import Expert, MoeBlock, expert_of
 from compress.significance import expert_hessian
-from compress.source import EMBEDDING, HEAD, NORM, Source
+from compress.source import Source
 from compress.streams import Stream
 from engine.config import ModelConfig
 from engine.devices import check_fits
@@ -31,6 +31,8 @@ from engine.linear import FloatLinear
 from engine.model import Layer, Model, Norm
 from engine.original import original_layer
 from engine.protocol import Device
+from engine.pruning import Routing
+from engine.tensor_names import EMBEDDING, HEAD, NORM
 
 CHUNK = 2048
 """Tokens whose expert activations are in memory at once."""
@@ -201,7 +203,7 @@ class _Run:
             x = block.layer.moe_input(h)  # [n * T, H]
             rows = self._rows(part)
             ids, weights = block.routing.ids[rows], block.routing.weights[rows]
-            passed.write(part, h + block.layer.experts.forward(x, ids, weights).view_as(h))
+            passed.write(part, h + block.layer.mix(x, Routing(ids, weights)).view_as(h))
         return passed
 
     def _trials(self, block: MoeBlock, index: int, expert: Expert) -> list[Expert]:

@@ -24,13 +24,14 @@ from compress.reporter import Reporter
 from compress.result import write_layer_file
 from compress.routed import StreamedExperts
 from compress.significance import score_layer
-from compress.source import EMBEDDING, HEAD, NORM, Source
+from compress.source import Source
 from compress.streams import Placement, Stream, StreamStore
 from compress.workspace import Workspace
 from engine.attention import Rope
 from engine.manifest import FULL_BITS, LayerRecord, RestBits
 from engine.model import Norm
 from engine.packing import PackedMatrix, dequantize
+from engine.tensor_names import EMBEDDING, HEAD, NORM
 
 ONE_PASS: tuple[tuple[Stage, ...], ...] = (("calibrate", "score", "allocate", "quantize", "write"),)
 TWO_PASSES: tuple[tuple[Stage, ...], ...] = (

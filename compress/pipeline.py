@@ -355,7 +355,8 @@ def _check_words(job: CompressJob) -> None:
 def _check_shapes(job: CompressJob, config: ModelConfig) -> None:
     """Raise UsageError for a model that the packed layout cannot hold."""
     attention = config.num_heads * config.head_dim
-    for columns in (config.hidden_size, config.intermediate_size, attention):
+    shared = config.traits.shared_size
+    for columns in (config.hidden_size, config.intermediate_size, attention, shared):
         PackedShape(1, columns, DENSE_BITS, job.group_size)
     if config.tie_embeddings and job.head_bits != FULL_BITS:
         raise UsageError(

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from compress.calibration import CalibrationSize, demo_windows, speaks_demo
-from compress.source import EMBEDDING, Source
+from compress.source import Source
 from compress.streams import Stream
 from engine.attention import Rope, Rotation
-from engine.checkpoint import StoredLayer, read_layer
-from engine.linear import FloatLinear
+from engine.checkpoint import PROJECTIONS, StoredLayer, read_layer
+from engine.layout import MATRICES
+from engine.linear import FloatLinear, with_product
 from engine.manifest import Manifest
 from engine.model import Layer, Norm
 from engine.packing import dequantize
 from engine.quality import Agreement
+from engine.tensor_names import EMBEDDING
 
 HELD_OUT_SIZE = CalibrationSize(samples=16, window=512)
 HELD_OUT_SEED = 0
@@ -131,10 +133,22 @@ def _forward(layer: Layer, stream: Stream, rope: Rotation) -> None:
 
 def _as_stored(layer: Layer, stored: StoredLayer) -> Layer:
     """A layer with what its packed matrices stand for."""
-    q, k, v, o = (FloatLinear(dequantize(stored.attention[name])) for name in ("q", "k", "v", "o"))
+    attention, shared = layer.attention, layer.shared
+    q, k, v, o = (
+        with_product(linear, FloatLinear(dequantize(stored.attention[name])))
+        for name, linear in zip(PROJECTIONS, attention.projections, strict=True)
+    )
+    if shared is not None:
+        gate, up, down = (FloatLinear(dequantize(stored.shared[name])) for name in MATRICES)
+        shared = replace(shared, gate=gate, up=up, down=down)
     router = layer.router if stored.router is None else FloatLinear(dequantize(stored.router))
-    attention = replace(layer.attention, q=q, k=k, v=v, o=o)
-    return replace(layer, attention=attention, router=router, experts=stored.experts.dequantize())
+    return replace(
+        layer,
+        attention=replace(attention, q=q, k=k, v=v, o=o),
+        router=router,
+        experts=stored.experts.dequantize(),
+        shared=shared,
+    )
 
 
 def _chunks(count: int) -> Iterator[slice]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compress.companions import COMPANIONS
 from compress.layers import QuantizedLayer
-from compress.source import EMBEDDING, HEAD, NORM, Source
+from compress.source import Source
 from engine import budget
 from engine.checkpoint import sync, write_dense, write_layer
 from engine.config import ModelConfig
@@ -25,6 +25,7 @@ from engine.manifest import (
 from engine.manifest import Source as Provenance
 from engine.original import TensorReader
 from engine.packing import PackedMatrix
+from engine.tensor_names import EMBEDDING, HEAD, NORM
 
 
 def write_layer_file(
@@ -38,7 +39,7 @@ def write_layer_file(
     rest = source.layer_tensors(index)
     if layer.router is not None:
         del rest["router.weight"]
-    path = write_layer(folder, index, layer.attention, arena, rest, layer.router)
+    path = write_layer(folder, index, layer.attention, arena, rest, layer.router, layer.shared)
     return file_record(path)
 
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress.projection import TOKENS_PER_INPUT, others_for
+from compress.projection import TOKENS_PER_INPUT, chunk_of, others_for
 from compress.quantizers.products import product_dtype
 from compress.streams import Stream
-from engine.experts import FloatExperts
+from engine.experts import FloatExperts, SharedExpert
 from engine.model import Layer
 from engine.pruning import Routing
 
@@ -117,6 +117,18 @@ class MoeBlock:
         """Indices [n] of the tokens that chose the expert, and its routing weights there [n]."""
         token, slot = (self.routing.ids == expert).nonzero(as_tuple=True)
         return token, self.routing.weights[token, slot]
+
+    def every_token(self) -> Tensor:
+        """The indices of all tokens."""
+        return torch.arange(len(self.routing.ids), device=self.routing.ids.device)
+
+    def add_shared(self, shared: SharedExpert | None, mixed: Stream) -> None:
+        """Add what an expert that every token passes puts out to ``mixed``; nothing for none."""
+        if shared is None:
+            return
+        every, (size, _) = self.every_token(), next(shared.gate.tensors()).shape
+        for part, x in self.inputs(every, chunk_of(size)):
+            mixed.add_rows(every[part], shared.forward(x))
 
     def inputs(self, tokens: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
         """Normed inputs [t, H] of the tokens with these indices, ``chunk`` at a time, and where

@@ -59,6 +59,7 @@ def score_layer(
         error, trace = _score_expert(block, index, expert, mixed, quantize, widths, group_size)
         errors.append(error)
         traces.append(trace)
+    block.add_shared(layer.shared, mixed)
     scores = LayerScores(
         frequency=frequencies(block.routing, experts.count),
         routing_weight=routing_weights(block.routing, experts.count),

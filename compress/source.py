@@ -1,4 +1,4 @@
-"""An original Mixtral checkpoint, read tensor by tensor from safetensors files.
+"""An original checkpoint, read tensor by tensor from safetensors files.
 
 A `Source` knows in which shard every tensor lies and reads one when it is asked for, so that never
 more than one expert is in memory, and never more shards on the disk than are in use. Only
@@ -21,8 +21,8 @@ from engine.config import ModelConfig
 from engine.errors import SourceError
 from engine.model import Layer
 from engine.original import layer_around, original_expert, tensor_files
+from engine.tensor_names import EMBEDDING, HEAD, NORM, layer_names, small_tensors
 
-EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -80,7 +80,7 @@ class Source:
         """
         shard = self.weight_map.get(name)
         if shard is None:
-            raise SourceError(f"{self.repository} has no tensor {name}: it is not a whole Mixtral")
+            raise SourceError(f"{self.repository} has no tensor {name}: it is not a whole model")
         path = self.shards.fetch(shard)
         try:
             with safe_open(path, framework="pt") as file:
@@ -114,12 +114,8 @@ class Source:
 
     def layer_tensors(self, index: int) -> dict[str, Tensor]:
         """What stays 16-bit of a layer, by its name in a compressed checkpoint."""
-        prefix = f"model.layers.{index}."
-        return {
-            "router.weight": self.half(prefix + "block_sparse_moe.gate.weight"),
-            "input_norm.weight": self.half(prefix + "input_layernorm.weight"),
-            "post_norm.weight": self.half(prefix + "post_attention_layernorm.weight"),
-        }
+        table = small_tensors(self.config, index)
+        return {name: self.half(original.name) for name, original in table.items()}
 
     def half(self, name: str) -> Tensor:
         """A tensor in 16 bits: its own, or float16 for float32."""
@@ -135,9 +131,7 @@ class Source:
         names = tensor_names(self.config)
         missing = next((name for name in names if name not in self.weight_map), None)
         if missing:
-            raise SourceError(
-                f"{self.repository} has no tensor {missing}: it is not a whole Mixtral"
-            )
+            raise SourceError(f"{self.repository} has no tensor {missing}: it is not a whole model")
 
     def release(self, layer: int) -> None:
         """Say that everything up to and with this layer has been read, in this pass."""
@@ -215,21 +209,8 @@ def _ends(config: ModelConfig) -> list[str]:
 def tensor_names(config: ModelConfig) -> list[str]:
     """The names on disk of every tensor of a model."""
     names = _ends(config)
-    experts = [
-        f"block_sparse_moe.experts.{expert}.{matrix}"
-        for expert in range(config.num_experts)
-        for matrix in ("w1", "w2", "w3")
-    ]
-    per_layer = [
-        *(f"self_attn.{name}_proj" for name in "qkvo"),
-        *("block_sparse_moe.gate", "input_layernorm", "post_attention_layernorm"),
-        *experts,
-    ]
-    names += [
-        f"model.layers.{layer}.{name}.weight"
-        for layer in range(config.num_layers)
-        for name in per_layer
-    ]
+    for layer in range(config.num_layers):
+        names += layer_names(config, layer)
     return names
 
 
@@ -258,7 +239,7 @@ def _read_with(name: str, config: ModelConfig) -> int:
 def open_folder(folder: Path) -> Source:
     """Open a folder in the layout of the Hugging Face hub; reads headers only.
 
-    Raises SourceError when it is no folder, no Mixtral, not safetensors, or a shard is missing or
+    Raises SourceError when it is no folder, no model, not safetensors, or a shard is missing or
     truncated.
     """
     if not folder.is_dir():

@@ -85,6 +85,11 @@ class Attention:
     head_dim: int
     window: int | None = None
 
+    @property
+    def projections(self) -> tuple[Linear, Linear, Linear, Linear]:
+        """q, k, v and o."""
+        return self.q, self.k, self.v, self.o
+
     def forward(self, x: Tensor, rope: Rotation, cache: LayerCache | None = None) -> Tensor:
         """Attend from x [B, T, H] to itself and the cache's prefix; returns [B, T, H].
 
@@ -111,7 +116,7 @@ class Attention:
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors of the four projections."""
-        for linear in (self.q, self.k, self.v, self.o):
+        for linear in self.projections:
             yield from linear.tensors()
 
     def _project(

@@ -12,8 +12,9 @@ from typing import Literal
 
 from engine.config import ModelConfig
 from engine.errors import UsageError
-from engine.layout import PackedShape, arena_layout
-from engine.manifest import DENSE_BITS, FULL_BITS, RestBits
+from engine.layout import arena_layout
+from engine.manifest import FULL_BITS, RestBits
+from engine.tensor_names import dense_shapes
 
 DeviceKind = Literal["cuda", "cpu"]
 KvBits = Literal[8, 16]
@@ -209,21 +210,16 @@ def expert_bytes(
     return layout.code_bytes + layout.metadata_bytes
 
 
-def attention_bytes(config: ModelConfig, group_size: int) -> int:
-    """One layer's q, k, v and o projections, packed."""
-    hidden = config.hidden_size
-    queries = config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    shapes = [(queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries)]
-    return sum(
-        PackedShape(rows, columns, DENSE_BITS, group_size).total_bytes for rows, columns in shapes
-    )
+def matrix_bytes(config: ModelConfig, group_size: int) -> int:
+    """One layer's matrices at 4 bits: q, k, v and o, and those of a shared expert."""
+    return sum(shape.total_bytes for shape in dense_shapes(config, group_size).values())
 
 
 def dense_bytes(
     config: ModelConfig, group_size: int, kind: DeviceKind, rest: RestBits = AS_IT_IS
 ) -> int:
-    """Everything but the experts: attention, routers, norms, embeddings, head.
+    """Everything but the experts that are chosen among: attention, a shared expert, routers, norms,
+    embeddings, head.
 
     On "cuda" also what it takes in the files, where nothing but them is wider than 16 bits.
     """
@@ -233,7 +229,8 @@ def dense_bytes(
     embeddings = config.vocab_size * hidden * STORED_BYTES
     head = rest.head_shape(config, group_size)
     head_bytes = head.total_bytes if head else 0 if config.tie_embeddings else embeddings
-    per_layer = attention_bytes(config, group_size) + router_bytes + 2 * hidden * compute
+    small_bytes = config.small_weights * compute
+    per_layer = matrix_bytes(config, group_size) + router_bytes + small_bytes
     return config.num_layers * per_layer + embeddings + head_bytes + hidden * compute
 
 
@@ -316,7 +313,8 @@ def _experts_workspace(config: ModelConfig, context: int, kind: DeviceKind) -> i
     """While all tokens of the chunk are in one expert, the most that a router can ask for."""
     tokens = min(PREFILL_CHUNK[kind], context)
     stream = 4 * config.hidden_size + 2 * config.head_dim  # in, attended, normed, out; rotation
-    inside = config.hidden_size + 3 * config.intermediate_size  # chosen rows; gate, up, product
+    widest = max(config.intermediate_size, config.traits.shared_size)
+    inside = config.hidden_size + 3 * widest  # chosen rows; gate, up, product
     return (tokens * (stream + inside) + config.vocab_size) * COMPUTE_BYTES[kind]
 
 

@@ -7,22 +7,21 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from engine.attention import Attention
+from engine.assembly import assemble
 from engine.config import ModelConfig
 from engine.errors import DiskFullError
 from engine.experts import PackedExperts
 from engine.kernels import Arena, select
-from engine.layout import PackedShape
+from engine.layout import MATRICES, Matrix, PackedShape
 from engine.linear import FloatLinear, Linear, PackedLinear
 from engine.manifest import (
-    DENSE_BITS,
     DENSE_FILE,
     Manifest,
     is_compressed,
@@ -33,6 +32,7 @@ from engine.model import Layer, Model, Norm
 from engine.original import load_original
 from engine.packing import PackedMatrix
 from engine.tensor_file import TensorFile, write_tensors
+from engine.tensor_names import dense_shapes, small_tensors
 
 Projection = Literal["q", "k", "v", "o"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "o")
@@ -45,14 +45,15 @@ LoadListener = Callable[[float, str], None]
 class StoredLayer:
     """What the file of one layer holds, in the types it is stored in.
 
-    ``rest``: `input_norm.weight` and `post_norm.weight` [H] and, unless it is packed,
-    `router.weight` [E, H], 16-bit.
+    ``rest``: what is in no matrix, by the names of `engine.tensor_names.small_tensors`, and,
+    unless it is packed, `router.weight` [E, H], 16-bit. ``shared`` is empty without such an expert.
     """
 
     attention: dict[Projection, PackedMatrix]
     experts: PackedExperts
     rest: dict[str, Tensor]
     router: PackedMatrix | None = None
+    shared: Mapping[Matrix, PackedMatrix] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def write_layer(
     experts: PackedExperts,
     rest: Mapping[str, Tensor],
     router: PackedMatrix | None = None,
+    shared: Mapping[Matrix, PackedMatrix] | None = None,
 ) -> Path:
     """Write the file of layer ``index``; returns its path. Raises DiskFullError.
 
@@ -105,6 +107,8 @@ def write_layer(
         tensors |= _named("router", router)
     for name in PROJECTIONS:
         tensors |= _named(f"attention.{name}", attention[name])
+    for matrix, packed in (shared or {}).items():
+        tensors |= _named(f"shared.{matrix}", packed)
     return save_tensors(folder / layer_file(index), tensors)
 
 
@@ -117,11 +121,12 @@ def read_layer(
 ) -> StoredLayer:
     """Read the file of layer ``index``, the inverse of `write_layer`. Raises CheckpointError."""
     file = TensorFile(folder / layer_file(index), torch.device(device))
-    hidden, group_size = config.hidden_size, manifest.recipe.group_size
-    rest = {name: file.floating(name, hidden) for name in ("input_norm.weight", "post_norm.weight")}
+    group_size = manifest.recipe.group_size
+    small = small_tensors(config, index)
     router = manifest.recipe.rest.router_shape(config, group_size)
-    if router is None:
-        rest["router.weight"] = file.floating("router.weight", config.num_experts, hidden)
+    if router is not None:
+        del small["router.weight"]
+    rest = {name: file.floating(name, *original.shape) for name, original in small.items()}
     return StoredLayer(
         attention={
             name: file.packed(f"attention.{name}", shape)
@@ -134,17 +139,25 @@ def read_layer(
         ),
         rest=rest,
         router=None if router is None else file.packed("router", router),
+        shared={
+            name: file.packed(f"shared.{name}", shape)
+            for name, shape in shared_shapes(config, group_size).items()
+        },
     )
 
 
 def attention_shapes(config: ModelConfig, group_size: int) -> dict[Projection, PackedShape]:
     """The packed shape of each projection of a layer."""
-    hidden = config.hidden_size
-    queries = config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    sides = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
-    sides["o"] = (hidden, queries)
-    return {name: PackedShape(*sides[name], DENSE_BITS, group_size) for name in PROJECTIONS}
+    table = dense_shapes(config, group_size)
+    return {name: table[f"attention.{name}"] for name in PROJECTIONS}
+
+
+def shared_shapes(config: ModelConfig, group_size: int) -> dict[Matrix, PackedShape]:
+    """The packed shape of each matrix of a layer's shared expert, none where it has none."""
+    if not config.traits.shared_size:
+        return {}
+    table = dense_shapes(config, group_size)
+    return {name: table[f"shared.{name}"] for name in MATRICES}
 
 
 def write_dense(folder: Path, rest: Mapping[str, Tensor], head: PackedMatrix | None = None) -> Path:
@@ -258,27 +271,19 @@ def _warm_gpu(
 def _layer(config: ModelConfig, index: int, stored: StoredLayer, dtype: torch.dtype) -> Layer:
     """A layer that computes in ``dtype``."""
 
-    def norm(name: str) -> Norm:
-        return Norm(stored.rest[f"{name}.weight"].to(dtype), config.rms_norm_eps)
+    def small(name: str) -> Tensor:
+        return stored.rest[name].to(dtype)
 
     router: Linear
     if stored.router is None:
-        router = FloatLinear(stored.rest["router.weight"].to(dtype))
+        router = FloatLinear(small("router.weight"))
     else:
         router = PackedLinear(stored.router)
-    return Layer(
-        index=index,
-        input_norm=norm("input_norm"),
-        attention=Attention(
-            **{name: PackedLinear(matrix) for name, matrix in stored.attention.items()},
-            head_dim=config.head_dim,
-            window=config.sliding_window,
-        ),
-        post_norm=norm("post_norm"),
-        router=router,
-        experts=stored.experts,
-        top_k=config.top_k,
-    )
+    dense: dict[str, Linear] = {
+        f"attention.{name}": PackedLinear(matrix) for name, matrix in stored.attention.items()
+    }
+    dense |= {f"shared.{name}": PackedLinear(matrix) for name, matrix in stored.shared.items()}
+    return assemble(config, index, dense, small, router, stored.experts)
 
 
 def _silent(fraction: float, stage: str) -> None:

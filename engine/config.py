@@ -1,15 +1,15 @@
-"""The shape of a Mixtral model, read from the `config.json` that transformers also reads."""
+"""The shape of a model, read from the `config.json` that transformers also reads."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.architectures import architecture_of
+from engine.architectures.architecture import AS_MIXTRAL, Architecture, Traits
+from engine.architectures.fields import count, flag, positive, token_ids, wrong
+from engine.architectures.mixtral import MIXTRAL
 from engine.errors import SourceError
 from engine.json_file import read_json
-
-ARCHITECTURE = "MixtralForCausalLM"
-
-_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class ModelConfig:
     """Sizes and constants of one model. Counts unless said otherwise.
 
     ``sliding_window`` is in tokens, None for full attention; ``max_context`` is the longest
-    sequence the model was trained for, in tokens.
+    sequence the model was trained for, in tokens. ``architecture`` says how the original is
+    stored, ``traits`` what the model has beyond a Mixtral.
     """
 
     vocab_size: int
@@ -35,6 +36,8 @@ class ModelConfig:
     sliding_window: int | None = None
     tie_embeddings: bool = False
     eos_ids: tuple[int, ...] = ()
+    architecture: Architecture = MIXTRAL
+    traits: Traits = AS_MIXTRAL
 
     @property
     def expert_weights(self) -> int:
@@ -47,14 +50,34 @@ class ModelConfig:
         return 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
 
     @property
+    def shared_weights(self) -> int:
+        """Weights of one layer's shared expert, its gate aside: gate, up and down."""
+        return 3 * self.hidden_size * self.traits.shared_size
+
+    @property
+    def norm_sizes(self) -> tuple[int, int]:
+        """Weights of the norms of a layer's queries and keys, 0 where they have none."""
+        heads = {"none": (0, 0), "head": (1, 1), "all": (self.num_heads, self.num_kv_heads)}
+        queries, keys = heads[self.traits.norms]
+        return queries * self.head_dim, keys * self.head_dim
+
+    @property
+    def small_weights(self) -> int:
+        """Weights of one layer outside all matrices: norms, biases, the gate of a shared expert."""
+        biases = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        gate = self.hidden_size if self.traits.shared_size else 0
+        return 2 * self.hidden_size + sum(self.norm_sizes) + biases * self.traits.qkv_bias + gate
+
+    @property
+    def dense_weights(self) -> int:
+        """Weights of one layer that every token passes: all but the experts it chooses among."""
+        router = self.num_experts * self.hidden_size
+        return self.attention_weights + self.shared_weights + self.small_weights + router
+
+    @property
     def total_weights(self) -> int:
         """All weights of the model, norms and embeddings included."""
-        per_layer = (
-            self.num_experts * self.expert_weights
-            + self.attention_weights
-            + self.num_experts * self.hidden_size  # router
-            + 2 * self.hidden_size  # norms
-        )
+        per_layer = self.num_experts * self.expert_weights + self.dense_weights
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
         return self.num_layers * per_layer + embeddings + self.hidden_size
 
@@ -62,60 +85,48 @@ class ModelConfig:
     def from_dict(cls, raw: dict[str, Any]) -> "ModelConfig":
         """Read transformers' configuration keys.
 
-        Raises SourceError for another architecture, a missing key, a value that no model has, or a
-        scaled RoPE.
+        Raises SourceError for another architecture, a missing key, a value that no model has, or
+        something that is not supported: a scaled RoPE, layers without experts.
         """
-        architectures = raw.get("architectures") or []
-        if not isinstance(architectures, list):
-            raise _wrong("architectures", architectures, "a list of names")
-        if ARCHITECTURE not in architectures and raw.get("model_type") != "mixtral":
-            named = ", ".join(map(str, architectures)) or raw.get("model_type") or "unnamed"
-            raise SourceError(
-                f"the architecture {named} is not supported; mc-chat compresses {ARCHITECTURE}"
-            )
+        architecture = architecture_of(raw)
         try:
-            return cls._from_mixtral(raw)
+            return cls._from(architecture, raw)
         except KeyError as missing:
-            raise SourceError(f"config.json has no {missing}: it is not a whole Mixtral") from None
+            raise SourceError(f"config.json has no {missing}: it is not a whole model's") from None
 
     @classmethod
-    def _from_mixtral(cls, raw: dict[str, Any]) -> "ModelConfig":
-        heads = _count(raw, "num_attention_heads")
-        kv_heads = _count(raw, "num_key_value_heads") if raw.get("num_key_value_heads") else heads
-        hidden = _count(raw, "hidden_size")
-        head_dim = _count(raw, "head_dim") if raw.get("head_dim") else hidden // heads
-        experts, top_k = _count(raw, "num_local_experts"), _count(raw, "num_experts_per_tok")
+    def _from(cls, architecture: Architecture, raw: dict[str, Any]) -> "ModelConfig":
+        heads = count(raw, "num_attention_heads")
+        kv_heads = count(raw, "num_key_value_heads") if raw.get("num_key_value_heads") else heads
+        hidden = count(raw, "hidden_size")
+        head_dim = count(raw, "head_dim") if raw.get("head_dim") else hidden // heads
+        experts, top_k = count(raw, *architecture.expert_counts), count(raw, "num_experts_per_tok")
         if heads % kv_heads:
-            raise SourceError(
-                f"config.json is of no Mixtral: {heads} heads do not divide by {kv_heads}"
-            )
+            raise SourceError(f"config.json is damaged: {heads} heads do not divide by {kv_heads}")
         if head_dim < 1 or head_dim % 2:
-            raise SourceError(
-                f"config.json is of no Mixtral: head_dim is {head_dim}, not an even number"
-            )
+            raise SourceError(f"config.json is damaged: head_dim is {head_dim}, not an even number")
         if top_k > experts:
-            raise SourceError(
-                f"config.json is of no Mixtral: it selects {top_k} experts of {experts}"
-            )
-        window, tie = raw.get("sliding_window"), raw.get("tie_word_embeddings", False)
-        if not isinstance(tie, bool):
-            raise _wrong("tie_word_embeddings", tie, "true or false")
+            raise SourceError(f"config.json is damaged: it selects {top_k} experts of {experts}")
+        if raw.get("hidden_act", "silu") != "silu":
+            raise SourceError(f"experts with {raw['hidden_act']!r} are not supported, only silu")
         return cls(
-            vocab_size=_count(raw, "vocab_size"),
+            vocab_size=count(raw, "vocab_size"),
             hidden_size=hidden,
-            intermediate_size=_count(raw, "intermediate_size"),
-            num_layers=_count(raw, "num_hidden_layers"),
+            intermediate_size=count(raw, architecture.inner_size),
+            num_layers=count(raw, "num_hidden_layers"),
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             num_experts=experts,
             top_k=top_k,
             rope_theta=_rope_theta(raw),
-            rms_norm_eps=_positive(raw.get("rms_norm_eps", 1e-5), "rms_norm_eps"),
-            max_context=_count(raw, "max_position_embeddings"),
-            sliding_window=None if window is None else _count(raw, "sliding_window"),
-            tie_embeddings=tie,
-            eos_ids=_eos_ids(raw.get("eos_token_id")),
+            rms_norm_eps=positive(raw.get("rms_norm_eps", architecture.norm_eps), "rms_norm_eps"),
+            max_context=count(raw, "max_position_embeddings"),
+            sliding_window=architecture.window(raw),
+            tie_embeddings=flag(raw, "tie_word_embeddings", False),
+            eos_ids=token_ids(raw.get("eos_token_id"), "eos_token_id"),
+            architecture=architecture,
+            traits=architecture.traits(raw),
         )
 
     @classmethod
@@ -137,39 +148,11 @@ def _rope_theta(raw: dict[str, Any]) -> float:
     """Older files say `rope_theta`; transformers 5 nests it in `rope_parameters`."""
     nested = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(nested, dict):
-        raise _wrong("rope_parameters", nested, "an object")
+        raise wrong("rope_parameters", nested, "an object")
     kind = nested.get("rope_type", nested.get("type", "default"))
     if kind != "default":
         raise SourceError(f"RoPE scaling of type {kind!r} is not supported, only the default")
-    return _positive(nested.get("rope_theta", raw.get("rope_theta", 10_000.0)), "rope_theta")
-
-
-def _count(raw: dict[str, Any], key: str) -> int:
-    """A whole number of at least 1."""
-    value = raw[key]
-    if type(value) is not int or not 1 <= value <= _MOST:
-        raise _wrong(key, value, "a whole number of at least 1")
-    return value
-
-
-def _positive(value: object, key: str) -> float:
-    if type(value) not in (int, float) or not 0 < value <= _MOST:  # type: ignore[operator]
-        raise _wrong(key, value, "a number above 0")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _eos_ids(value: object) -> tuple[int, ...]:
-    """None, one token or several."""
-    ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(type(id) is int and 0 <= id <= _MOST for id in ids):
-        raise _wrong("eos_token_id", value, "a token id, or several")
-    return tuple(ids)
-
-
-def _wrong(key: str, value: object, expected: str) -> SourceError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
-    return SourceError(f"config.json is of no Mixtral: {key} is {shown}, not {expected}")
+    return positive(nested.get("rope_theta", raw.get("rope_theta", 10_000.0)), "rope_theta")
 
 
 MIXTRAL_8X7B = ModelConfig(

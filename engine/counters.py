@@ -34,13 +34,12 @@ class ActivationCosts:
     def of(cls, model: Model) -> "ActivationCosts":
         """Read the costs off a loaded model."""
         config = model.config
-        per_layer = config.attention_weights + (config.num_experts + 2) * config.hidden_size
         outside = config.vocab_size * config.hidden_size + 2 * config.hidden_size
         tensors = [model.embed[0], model.norm.weight, *model.head.tensors()]
         for layer in model.layers:
             tensors += layer.dense_tensors()
         return cls(
-            dense_params=config.num_layers * per_layer + outside,
+            dense_params=config.num_layers * config.dense_weights + outside,
             dense_bytes=sum(tensor.nbytes for tensor in tensors),
             expert_params=config.expert_weights,
             expert_bytes=tuple(layer.experts.expert_bytes() for layer in model.layers),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.kernels import Arena, select
 from engine.layout import MATRICES, Matrix, arena_layout
+from engine.linear import Linear
 from engine.packing import PackedMatrix, dequantize
 
 
@@ -121,3 +122,28 @@ class PackedExperts:
         """Wider experts cost more."""
         layout = self.arena.layout
         return tuple(layout.expert_bytes(k) for k in range(self.arena.num_experts))
+
+
+@dataclass(frozen=True)
+class SharedExpert:
+    """An expert that every token passes. Its output is weighted by the sigmoid of the token's
+    product with ``share`` [1, H]."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+    share: Tensor
+
+    def inner(self, x: Tensor) -> Tensor:
+        """The input of ``down``, [T, H] to [T, I]."""
+        return F.silu(self.gate.forward(x)) * self.up.forward(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The weighted output, [T, H] to [T, H]."""
+        return F.linear(x, self.share).sigmoid() * self.down.forward(self.inner(x))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Those of the three matrices, and the share's weights."""
+        for linear in (self.gate, self.up, self.down):
+            yield from linear.tensors()
+        yield self.share

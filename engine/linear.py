@@ -1,7 +1,7 @@
-"""Dense layers: 16- or 32-bit, or packed at a few bits."""
+"""Dense layers: 16- or 32-bit, or packed at a few bits, and what models do to their outputs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from engine.packing import PackedMatrix
 
 
 class Linear(Protocol):
-    """A product with a fixed matrix [O, I], without a bias."""
+    """A product with a fixed matrix [O, I]."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., I] to [..., O], in the type of x."""
@@ -71,3 +71,40 @@ class ForeignLinear:
     def tensors(self) -> Iterator[Tensor]:
         """What the packing holds."""
         yield from self.matrix.tensors
+
+
+@dataclass(frozen=True)
+class AdjustedLinear:
+    """A product whose outputs get, in this order and as far as given: a ``bias`` [O]; an RMS norm
+    of every len(norm) of them, with weights ``norm``; a bound on their size, ``clip``."""
+
+    product: Linear
+    bias: Tensor | None = None
+    norm: Tensor | None = None
+    eps: float = 0.0
+    clip: float | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x [..., I] to [..., O]."""
+        out = self.product.forward(x)
+        if self.bias is not None:
+            out = out + self.bias
+        if self.norm is not None:
+            rows = out.view(*out.shape[:-1], -1, len(self.norm))  # [..., O / N, N]
+            out = F.rms_norm(rows, self.norm.shape, self.norm, self.eps).flatten(-2)
+        return out if self.clip is None else out.clamp(-self.clip, self.clip)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The product's, the bias, the norm's weights."""
+        yield from self.product.tensors()
+        yield from (tensor for tensor in (self.bias, self.norm) if tensor is not None)
+
+
+def product_of(linear: Linear) -> Linear:
+    """The product alone, whatever is done to its outputs."""
+    return linear.product if isinstance(linear, AdjustedLinear) else linear
+
+
+def with_product(linear: Linear, product: Linear) -> Linear:
+    """Another product in the place of a layer's own, its outputs treated alike."""
+    return replace(linear, product=product) if isinstance(linear, AdjustedLinear) else product

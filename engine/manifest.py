@@ -346,8 +346,9 @@ def _check_shape(path: Path, manifest: Manifest, config: ModelConfig) -> None:
             "to the embeddings; compress or pull the model again"
         )
     queries = config.num_heads * config.head_dim
+    shared = config.traits.shared_size
     try:
-        for columns in (config.hidden_size, config.intermediate_size, queries):
+        for columns in (config.hidden_size, config.intermediate_size, queries, shared):
             PackedShape(1, columns, DENSE_BITS, manifest.recipe.group_size, manifest.recipe.rotated)
     except UsageError:
         raise CheckpointError(

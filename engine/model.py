@@ -1,4 +1,4 @@
-"""The forward pass of Mixtral, in parts that can also be run one layer at a time."""
+"""The forward pass of a mixture of experts, in parts that can also be run one layer at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.attention import Attention, AttentionStatistics, Rope, Rotation
 from engine.cache import KVCache, LayerCache
 from engine.config import ModelConfig
-from engine.experts import Experts
+from engine.experts import Experts, SharedExpert
 from engine.kernels.step import Decoder
 from engine.linear import Linear
 from engine.pruning import NO_PRUNING, Pruning, Routing, route
@@ -46,7 +46,11 @@ class Norm:
 
 @dataclass
 class Layer:
-    """One decoder layer. The parts can be exchanged (a quantized one for a float one)."""
+    """One decoder layer. The parts can be exchanged (a quantized one for a float one).
+
+    ``renormalised``: the weights of the chosen experts are made to sum to 1. ``shared``: an expert
+    that every token passes beside those.
+    """
 
     index: int
     input_norm: Norm
@@ -55,6 +59,8 @@ class Layer:
     router: Linear
     experts: Experts
     top_k: int
+    renormalised: bool = True
+    shared: SharedExpert | None = None
 
     def attend(self, x: Tensor, rope: Rotation, cache: LayerCache | None = None) -> Tensor:
         """The residual stream after attention, [B, T, H] like x."""
@@ -74,7 +80,12 @@ class Layer:
 
     def route(self, normed: Tensor) -> Routing:
         """Choose the experts of ``normed`` [T, H]."""
-        return route(self.router.forward(normed), self.top_k)
+        return route(self.router.forward(normed), self.top_k, self.renormalised)
+
+    def mix(self, normed: Tensor, routing: Routing) -> Tensor:
+        """What the experts, the shared one included, make of ``normed`` [T, H]: [T, H]."""
+        mixed = self.experts.forward(normed, routing.ids, routing.weights)
+        return mixed if self.shared is None else mixed + self.shared.forward(normed)
 
     def forward(
         self,
@@ -94,18 +105,20 @@ class Layer:
         routing = pruning.prune(self.index, self.route(normed), normed, statistics)
         if counters is not None:
             counters.record(self.index, routing)
-        return h + self.experts.forward(normed, routing.ids, routing.weights).view_as(h)
+        return h + self.mix(normed, routing).view_as(h)
 
     def dense_tensors(self) -> Iterator[Tensor]:
-        """Every tensor outside the experts: what each token passes."""
+        """Every tensor that each token passes: all but the experts it chooses among."""
         yield from (self.input_norm.weight, self.post_norm.weight)
         yield from self.attention.tensors()
         yield from self.router.tensors()
+        if self.shared is not None:
+            yield from self.shared.tensors()
 
 
 @dataclass(frozen=True)
 class Model:
-    """A whole Mixtral. ``embed`` [V, H] may be 16-bit; activations are in ``dtype``."""
+    """A whole model. ``embed`` [V, H] may be 16-bit; activations are in ``dtype``."""
 
     config: ModelConfig
     layers: list[Layer]

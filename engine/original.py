@@ -1,7 +1,4 @@
-"""Reads an original Mixtral: a folder of safetensors as transformers writes it.
-
-In a file, expert k's gate is `block_sparse_moe.experts.k.w1`, up is `w3`, down is `w2`.
-"""
+"""Reads an original model: a folder of safetensors as transformers writes it."""
 
 import json
 from collections.abc import Callable
@@ -13,17 +10,25 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine import manifest
-from engine.attention import Attention
+from engine.assembly import assemble
 from engine.config import ModelConfig
 from engine.errors import CheckpointError, SourceError
 from engine.experts import Experts, FloatExperts
-from engine.layout import MATRICES, Matrix, matrix_shape
+from engine.layout import MATRICES, Matrix
 from engine.linear import FloatLinear
 from engine.model import Layer, Model, Norm
+from engine.tensor_names import (
+    EMBEDDING,
+    HEAD,
+    NORM,
+    Original,
+    dense_matrices,
+    expert_matrix,
+    small_tensors,
+)
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-DISK_NAMES: dict[Matrix, str] = {"gate": "w1", "up": "w3", "down": "w2"}
 
 TensorReader = Callable[[str], Tensor]
 """Gives the tensor of a name in the original checkpoint."""
@@ -41,7 +46,7 @@ class OriginalFolder:
         """One tensor as stored. Raises SourceError when it is missing or its file is damaged."""
         file = self._files.get(name)
         if file is None:
-            raise SourceError(f"{self._folder} has no tensor {name}: it is not a whole Mixtral")
+            raise SourceError(f"{self._folder} has no tensor {name}: it is not a whole model")
         try:
             if file not in self._open:
                 self._open[file] = safe_open(file, framework="pt")
@@ -101,15 +106,15 @@ def load_original(folder: Path, device: torch.device) -> Model:
     """
     config = ModelConfig.from_folder(folder)
     get = OriginalFolder(folder).get
-    dtype = torch.float32 if device.type == "cpu" else get("model.norm.weight").dtype
+    dtype = torch.float32 if device.type == "cpu" else get(NORM).dtype
 
     def read(name: str) -> Tensor:
         return get(name).to(device, dtype)
 
     layers = [original_layer(config, index, read) for index in range(config.num_layers)]
-    embed = read("model.embed_tokens.weight")
-    head = embed if config.tie_embeddings else read("lm_head.weight")
-    norm = Norm(read("model.norm.weight"), config.rms_norm_eps)
+    embed = read(EMBEDDING)
+    head = embed if config.tie_embeddings else read(HEAD)
+    norm = Norm(read(NORM), config.rms_norm_eps)
     return Model(config, layers, embed, norm, FloatLinear(head), dtype)
 
 
@@ -130,15 +135,7 @@ def original_expert(
 
     Raises SourceError like `original_layer`.
     """
-    prefix = f"model.layers.{index}.block_sparse_moe.experts.{expert}"
-    return {
-        name: _shaped(
-            read,
-            f"{prefix}.{DISK_NAMES[name]}",
-            *matrix_shape(name, config.hidden_size, config.intermediate_size),
-        )
-        for name in MATRICES
-    }
+    return {name: _shaped(read, expert_matrix(config, index, expert, name)) for name in MATRICES}
 
 
 def layer_around(config: ModelConfig, index: int, read: TensorReader, experts: Experts) -> Layer:
@@ -146,34 +143,21 @@ def layer_around(config: ModelConfig, index: int, read: TensorReader, experts: E
 
     Raises SourceError like `original_layer`.
     """
-    prefix = f"model.layers.{index}"
-    hidden = config.hidden_size
-    queries = config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-
-    def tensor(name: str, *shape: int) -> Tensor:
-        return _shaped(read, f"{prefix}.{name}", *shape)
-
-    return Layer(
-        index=index,
-        input_norm=Norm(tensor("input_layernorm", hidden), config.rms_norm_eps),
-        attention=Attention(
-            q=FloatLinear(tensor("self_attn.q_proj", queries, hidden)),
-            k=FloatLinear(tensor("self_attn.k_proj", keys, hidden)),
-            v=FloatLinear(tensor("self_attn.v_proj", keys, hidden)),
-            o=FloatLinear(tensor("self_attn.o_proj", hidden, queries)),
-            head_dim=config.head_dim,
-            window=config.sliding_window,
-        ),
-        post_norm=Norm(tensor("post_attention_layernorm", hidden), config.rms_norm_eps),
-        router=FloatLinear(tensor("block_sparse_moe.gate", config.num_experts, hidden)),
-        experts=experts,
-        top_k=config.top_k,
-    )
+    dense = {
+        name: FloatLinear(_shaped(read, original))
+        for name, original in dense_matrices(config, index).items()
+    }
+    small = {
+        name: _shaped(read, original) for name, original in small_tensors(config, index).items()
+    }
+    router = FloatLinear(small["router.weight"])
+    return assemble(config, index, dense, small.__getitem__, router, experts)
 
 
-def _shaped(read: TensorReader, name: str, *shape: int) -> Tensor:
-    found = read(f"{name}.weight")
-    if found.shape != shape:
-        raise SourceError(f"{name} has shape {tuple(found.shape)}, config.json says {shape}")
+def _shaped(read: TensorReader, original: Original) -> Tensor:
+    found = read(original.name)
+    if found.shape != original.shape:
+        raise SourceError(
+            f"{original.name} has shape {tuple(found.shape)}, config.json says {original.shape}"
+        )
     return found

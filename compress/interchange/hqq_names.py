@@ -11,9 +11,12 @@ Tensors are called what they are called in the original checkpoint. A projection
 the head where they are packed; all others are the 16-bit tensors that they were.
 """
 
+from engine.architectures.mixtral import MIXTRAL
 from engine.checkpoint import PROJECTIONS, Projection
+from engine.config import ModelConfig
+from engine.errors import UsageError
 from engine.layout import MATRICES, Matrix
-from engine.original import DISK_NAMES, INDEX_FILE
+from engine.original import INDEX_FILE
 
 DESCRIPTION = "hqq.json"
 MANIFEST_COPY = "exported-mc.json"
@@ -37,6 +40,15 @@ _REST = {
 }
 
 
+def check_architecture(config: ModelConfig) -> None:
+    """Raise UsageError for a model that has more than these names."""
+    if config.architecture != MIXTRAL:
+        raise UsageError(
+            f"hqq's layers are written and read for {MIXTRAL.name} only, not for "
+            f"{config.architecture.name}"
+        )
+
+
 def file_name(number: int, count: int) -> str:
     """File ``number`` of ``count``, from 1."""
     return f"model-{number:05d}-of-{count:05d}.safetensors"
@@ -50,7 +62,7 @@ def attention(layer: int) -> dict[Projection, str]:
 def expert(layer: int, index: int) -> dict[Matrix, str]:
     """The name of each matrix of an expert."""
     prefix = f"model.layers.{layer}.block_sparse_moe.experts.{index}"
-    return {name: f"{prefix}.{DISK_NAMES[name]}" for name in MATRICES}
+    return {ours: f"{prefix}.{name}" for ours, name in zip(MATRICES, MIXTRAL.matrices, strict=True)}
 
 
 def rest(layer: int) -> dict[str, str]:

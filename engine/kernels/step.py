@@ -302,6 +302,8 @@ def _layer_suits(layer: "Layer") -> bool:
     linears = (attention.q, attention.k, attention.v, attention.o, layer.router)
     return (
         isinstance(layer.experts, PackedExperts)
+        and layer.renormalised
+        and layer.shared is None
         and all(map(_linear_suits, linears))
         and _norm_suits(layer.input_norm)
         and _norm_suits(layer.post_norm)

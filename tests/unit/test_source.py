@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compress.routed import StreamedExperts
-from compress.source import EMBEDDING, Source, open_folder, tensor_names
+from compress.source import Source, open_folder, tensor_names
 from engine.errors import McChatError, SourceError
+from engine.tensor_names import EMBEDDING
 from tests.unit.models_for_tests import save_tiny_mixtral
 
 SINGLE = "model.safetensors"
