@@ -16,8 +16,7 @@ class TakeView(Vertical):
     def compose(self) -> ComposeResult:
         """State, text, figures."""
         yield Static(classes="state", markup=False)
-        with VerticalScroll(can_focus=False) as scroll:
-            scroll.anchor()
+        with VerticalScroll(can_focus=False):
             yield Static(classes="text", markup=False)
         yield Static(classes="figures", markup=False)
 
@@ -28,18 +27,21 @@ class TakeView(Vertical):
         state = self.query_one(".state", Static)
         state.update(safe_text(state_words(take)))
         state.set_class(take.state == "failed", "-error")
+        scroll = self.query_one(VerticalScroll)
+        follows = take.state == "writing" and scroll.is_vertical_scroll_end
         self.query_one(".text", Static).update(_marked(take.text, differs))
+        if follows:
+            self.call_after_refresh(scroll.scroll_end, animate=False)
         self.query_one(".figures", Static).update(figure_words(take))
 
     def go_to_start(self) -> None:
         """A reply that has ended is read from its beginning."""
-        self.scroll_by_lines(-(10**6))
+        scroll = self.query_one(VerticalScroll)
+        self.call_after_refresh(scroll.scroll_home, animate=False)
 
     def scroll_by_lines(self, lines: int) -> None:
         """Both replies scroll together."""
-        scroll = self.query_one(VerticalScroll)
-        scroll.release_anchor()
-        scroll.scroll_relative(y=lines, animate=False)
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
     @property
     def page(self) -> int:

@@ -1,6 +1,7 @@
 """One prompt, two replies: the screen of it, with a scripted engine behind."""
 
 import pytest
+from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.widgets import Static
 
@@ -76,6 +77,14 @@ async def test_the_same_again_without_pruning_and_kept_as_a_branch():
         assert text(pilot, "right").replace("≠", "") == OTHERWISE
         assert "≠only" in text(pilot, "right")
         assert "≠far" in text(pilot, "left")
+        scrolls = [view.query_one(VerticalScroll) for view in pilot.app.screen.query(TakeView)]
+        assert [scroll.scroll_y for scroll in scrolls] == [0, 0]
+        await pilot.resize_terminal(120, 20)
+        await wait_until(pilot, lambda: scrolls[0].max_scroll_y > 0)
+        await pilot.press("down", "down")
+        assert [scroll.scroll_y for scroll in scrolls] == [2, 2]
+        await pilot.press("pagedown")
+        assert all(scroll.scroll_y > 2 for scroll in scrolls)
         assert "0 % pruned" in text(pilot, "right", "figures")
         assert "12.9 B (28 %) active" in text(pilot, "right", "figures")
         assert "31 % pruned · 22 % active" in text(pilot, "left", "figures")
