@@ -9,12 +9,14 @@ from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.theme import Theme
 
 from app import jobs, models, paths, settings
 from app.ascii_filter import AsciiFilter
+from app.background import Background
 from app.command_table import COMMANDS, Command
 from app.engine_client import WORKER_COMMAND, EngineClient, WorkerEvent
 from app.garbage import collect_seldom
@@ -27,6 +29,7 @@ from app.render import safe_text
 from app.screens.chat import ChatScreen
 from app.screens.expert_map import ExpertMapScreen
 from app.screens.help import HelpScreen
+from app.screens.job_screen import JobScreen
 from app.screens.models import ModelsScreen
 from app.screens.wizard import WizardScreen
 from app.services import Services
@@ -38,6 +41,7 @@ from engine.manifest import read_manifest
 NARROW = 100
 """Columns below which the gauges become a strip."""
 IDLE_LOOK_SECONDS = 15.0
+JOBS_LOOK_SECONDS = 2.0
 
 
 class McChatApp(App[None]):
@@ -72,6 +76,7 @@ class McChatApp(App[None]):
         if chosen.reduce_motion:
             self.animation_level = "none"
         self._ascii = [AsciiFilter()] if chosen.ascii else []
+        self._background = Background()
         self._idleness = Idleness(chosen.idle_unload_minutes, clock)
         events: Signal[WorkerEvent] = Signal(self, "engine")
         self._model = model
@@ -91,6 +96,7 @@ class McChatApp(App[None]):
         self.theme_changed_signal.subscribe(self, self._keep_theme)
         self._services.events.subscribe(self, self._idleness.hear)
         self.set_interval(IDLE_LOOK_SECONDS, self._sleep_when_idle)
+        self.set_interval(JOBS_LOOK_SECONDS, self._tell_of_jobs)
         self._open()
         self.call_after_refresh(self._services.engine.start)
         self.call_after_refresh(self._collect)
@@ -179,6 +185,14 @@ class McChatApp(App[None]):
     def _sleep_when_idle(self) -> None:
         if self._idleness.is_over:
             self.action_sleep()
+
+    def _tell_of_jobs(self) -> None:
+        """Say when a job has ended that was left to itself."""
+        screens = [screen for screen in self.screen_stack if isinstance(screen, JobScreen)]
+        for ended in self._background.look({screen.place for screen in screens}):
+            severity: SeverityLevel = "error" if ended.failed else "information"
+            title = safe_text(ended.name)
+            self.notify(safe_text(ended.words), title=title, severity=severity, markup=False)
 
     def _keep_theme(self, theme: Theme) -> None:
         """The next start has the same colours."""

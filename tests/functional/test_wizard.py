@@ -1,7 +1,9 @@
 """The first run, from an empty folder to a chat, with a scripted engine and compression."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from app import jobs, load_choices, models, sources
+from app import jobs, load_choices, models, sources, tui
 from app.catalogue import ReadyBuild, ready_builds
 from app.load_choices import LoadChoice
 from app.screens import wizard
@@ -410,6 +412,47 @@ async def test_a_compression_can_be_stopped_and_says_that_it_can_go_on():
         assert "goes on from there" in text_of(pilot, "#message")
         assert not models.demo_installed()
         assert jobs.running_jobs() == []
+
+
+@pytest.mark.parametrize("words", ["It is ready.", "stopped unexpectedly"])
+async def test_a_compression_that_was_left_says_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch, words: str
+):
+    monkeypatch.setattr(tui, "JOBS_LOOK_SECONDS", 0.05)
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
+        await pilot.press("b")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        background = pilot.app._background
+        await wait_until(pilot, lambda: background._running and not background._watched)
+        (job,) = jobs.running_jobs()
+        if "ready" in words:
+            job.out.parent.mkdir(exist_ok=True)
+            job.out.with_suffix(".go").touch()
+        else:
+            os.kill(job.pid, signal.SIGKILL)
+        await wait_until(pilot, lambda: pilot.app._notifications)
+        (notice,) = pilot.app._notifications
+        assert notice.title == "demo"
+        assert words in notice.message
+
+
+async def test_a_compression_that_was_watched_to_its_end_is_not_told_twice(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(tui, "JOBS_LOOK_SECONDS", 0.05)
+    async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
+        await hold(pilot)
+        background = pilot.app._background
+        await wait_until(pilot, lambda: background._watched)
+        (job,) = jobs.running_jobs()
+        job.out.parent.mkdir(exist_ok=True)
+        job.out.with_suffix(".go").touch()
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await wait_until(pilot, lambda: not background._running)
+        assert not pilot.app._notifications
 
 
 async def test_one_can_stay_with_a_compression():
