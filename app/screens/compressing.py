@@ -72,9 +72,10 @@ class CompressScreen(JobScreen):
             return
         view = self.query_one(JobView)
         if _is_news(event, view.progress):
-            layer = f"layer {event.layer + 1}/{event.layers}"
-            line = f"{clock(event.elapsed_seconds)}  {layer}  {safe_text(event.message)}"
-            self.query_one(Log).write_line(line)
+            when = clock(event.elapsed_seconds)
+            if event.layers:  # known once the layers begin
+                when += f"  layer {event.layer + 1}/{event.layers}"
+            self.query_one(Log).write_line(f"{when}  {safe_text(event.message)}")
         self._told_at = self._services.clock()
         view.since = 0.0
         view.progress = event
