@@ -36,7 +36,9 @@ class JobView(Widget):
         if progress is None:
             return Content("\n").join([bar(0, width, "$primary"), Content("starting…")])
         percent = f"{progress.fraction:.0%}".rjust(5)
-        layer = f"layer {progress.layer + 1} of {progress.layers}" if progress.layers else "beginning"
+        layer = "beginning"
+        if progress.layers:
+            layer = f"layer {progress.layer + 1} of {progress.layers}"
         return Content("\n").join(
             [
                 Content.assemble(bar(progress.fraction, width - 5, "$primary"), (percent, "bold")),
