@@ -1,0 +1,1 @@
+"""Write the reference of the keys: `python -m docs.keys`."""
