@@ -59,14 +59,14 @@ class Row:
 
 
 def instructions(capability: int) -> dict[int, float]:
-    """Instructions per weight and thread at each width."""
+    """Instructions per weight and thread at each width, the experts' 2 and 3 bits rotated."""
     x, out = torch.empty(1, HIDDEN, dtype=torch.float16), torch.empty(1, VOCABULARY)
     chosen, found = decode.plan_book, {}
     decode.plan_book = lambda device: Book(PLAN)  # type: ignore[assignment]
     try:
         for bits in (2, 3, 4):
             with compiling(capability) as kernels:
-                decode.packed_matvec(x, matrix(HIDDEN, HIDDEN, bits), out)
+                decode.packed_matvec(x, matrix(HIDDEN, HIDDEN, bits, rotated=bits < 4), out)
             found[bits] = counted(kernels[0], PLAN)[0][0]
     finally:
         decode.plan_book = chosen
@@ -78,11 +78,11 @@ def rows(gpu: Gpu) -> list[Row]:
     chosen = MODEL.num_layers * MODEL.top_k * MODEL.expert_weights
     # Half of the experts' weights at 2 bits and half at 3 make 2.5.
     parts = [
-        ("experts at 2 bits", chosen / 2, packed_bytes(chosen / 2, 2), per_weight[2]),
-        ("experts at 3 bits", chosen / 2, packed_bytes(chosen / 2, 3), per_weight[3]),
+        ("experts at 2 bits", chosen / 2, packed_bytes(chosen / 2, 2, 1), per_weight[2]),
+        ("experts at 3 bits", chosen / 2, packed_bytes(chosen / 2, 3, 1), per_weight[3]),
     ]
     attention = MODEL.num_layers * MODEL.attention_weights
-    parts.append(("attention at 4 bits", attention, packed_bytes(attention, 4), per_weight[4]))
+    parts.append(("attention at 4 bits", attention, packed_bytes(attention, 4, 2), per_weight[4]))
     head = MODEL.vocab_size * MODEL.hidden_size
     parts.append(("head", head, 2 * head, 1.5))  # a conversion for two weights, a multiplication
     kept = MODEL.num_layers * 2 * MODEL.num_kv_heads * MODEL.head_dim * CONTEXT
@@ -102,9 +102,10 @@ def rows(gpu: Gpu) -> list[Row]:
     return found
 
 
-def packed_bytes(weights: float, bits: int) -> float:
-    """Codes, and a scale and a zero point for each group, two bytes each."""
-    return weights * (bits / 8 + 4 / GROUP_SIZE)
+def packed_bytes(weights: float, bits: int, kept: int) -> float:
+    """Codes, and ``kept`` numbers for each group, two bytes each: a scale, and a zero point where
+    the matrix is not rotated."""
+    return weights * (bits / 8 + 2 * kept / GROUP_SIZE)
 
 
 def main() -> None:

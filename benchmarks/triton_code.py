@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from engine.kernels import Arena
-from engine.kernels.triton import decode, prefill
+from engine.kernels.triton import decode, elementwise, prefill
 from engine.kernels.triton.plans import Plan, Work
 from engine.kernels.triton.tuning import Launch
 from engine.layout import PackedShape, arena_layout
@@ -29,6 +29,8 @@ from tests.triton_compile import CAPABILITIES, Compiled, compiling
 HIDDEN, INNER, VOCABULARY, GROUP = 4096, 14_336, 32_000, 128
 PROMPT = 2048
 PLANS = (Plan(1, 4, 2, 32), Plan(2, 4, 2, 32), Plan(2, 4, 2, 64), Plan(4, 4, 2, 32))
+MATRICES = (*((bits, False) for bits in (1, 2, 3, 4, 8)), *((bits, True) for bits in (1, 2, 3)))
+"""Widths, and whether rotated: experts of 1 to 3 bits are, or are not."""
 INTEGER = {"LOP3", "SHF", "SGXT", "LEA", "IADD3", "ISETP", "PRMT", "SEL"}
 
 
@@ -47,8 +49,8 @@ class Row:
     integer: float | None
 
 
-def matrix(rows: int, columns: int, bits: int) -> PackedMatrix:
-    shape = PackedShape(rows, columns, bits, GROUP)
+def matrix(rows: int, columns: int, bits: int, rotated: bool = False) -> PackedMatrix:
+    shape = PackedShape(rows, columns, bits, GROUP, rotated)
     return PackedMatrix(
         shape,
         torch.empty(shape.code_words, dtype=torch.int32),
@@ -57,8 +59,8 @@ def matrix(rows: int, columns: int, bits: int) -> PackedMatrix:
     )
 
 
-def arena(*bits: int) -> Arena:
-    layout = arena_layout(bits, HIDDEN, INNER, GROUP)
+def arena(*bits: int, rotated: bool = False) -> Arena:
+    layout = arena_layout(bits, HIDDEN, INNER, GROUP, rotated)
     return Arena(
         layout,
         torch.empty(layout.code_words, dtype=torch.int32),
@@ -114,12 +116,19 @@ class Book:
 
 def one_token(capability: int) -> list[Row]:
     x = torch.empty(1, HIDDEN, dtype=torch.float16)
-    out = torch.empty(1, VOCABULARY)
+    stream, out = torch.empty(1, HIDDEN), torch.empty(1, VOCABULARY)
     ids, weights = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2)
     attention = [matrix(rows, HIDDEN, 4) for rows in (HIDDEN, HIDDEN // 4, HIDDEN // 4)]
     cases: dict[str, Callable[[], None]] = {
         "query, key, value, 4 bits": lambda: decode.packed_matvecs(x, attention, [out, out, out]),
         "1, 2 and 3 bits": lambda: decode.experts_decode(x, ids, weights, arena(1, 2, 3), x),
+        "rotated, 1, 2 and 3 bits": lambda: decode.experts_decode(
+            stream, ids, weights, arena(1, 2, 3, rotated=True), stream
+        ),
+        "norm": lambda: elementwise.rms_norm(stream, stream, 0.0, x, stream),
+        "norm, turned too": lambda: elementwise.rms_norm(
+            stream, stream, 0.0, x, stream, stream, GROUP
+        ),
         "head": lambda: decode.half_matvec(x, torch.empty(VOCABULARY, HIDDEN).half(), out),
     }
     rows = []
@@ -131,10 +140,11 @@ def one_token(capability: int) -> list[Row]:
     try:
         for plan in PLANS:
             decode.plan_book = lambda device, plan=plan: Book(plan)  # type: ignore[misc, assignment]
-            for bits in (1, 2, 3, 4, 8):
+            for bits, rotated in MATRICES:
                 with compiling(capability) as kernels:
-                    decode.packed_matvec(x, matrix(HIDDEN, HIDDEN, bits), out)
-                what = f"{bits} bits, {plan.lines} x 32 rows, stretches of {plan.stretch}"
+                    decode.packed_matvec(x, matrix(HIDDEN, HIDDEN, bits, rotated), out)
+                kind = f"{bits} bits, rotated" if rotated else f"{bits} bits"
+                what = f"{kind}, {plan.lines} x 32 rows, stretches of {plan.stretch}"
                 rows += [row(capability, kernel, what, plan) for kernel in kernels]
     finally:
         decode.plan_book = chosen
@@ -144,15 +154,19 @@ def one_token(capability: int) -> list[Row]:
 def prompt(capability: int) -> list[Row]:
     rows = []
     ids, weights = torch.zeros(PROMPT, 2, dtype=torch.int64), torch.zeros(PROMPT, 2)
-    experts = arena(1, 2, 3)
+    experts = arena(1, 2, 3), arena(1, 2, 3, rotated=True)
     for kind in (torch.float16, torch.bfloat16):
         for tokens in (16, PROMPT):
             x = torch.empty(tokens, HIDDEN, dtype=kind)
             with compiling(capability) as kernels:
                 prefill.packed_matmul(x, matrix(HIDDEN, HIDDEN, 4))
-                prefill.experts_prefill(x, ids[:tokens], weights[:tokens], experts)
             name = f"{tokens} tokens, {str(kind).removeprefix('torch.')}"
             rows += [row(capability, kernel, name, None) for kernel in kernels]
+            for one in experts:
+                with compiling(capability) as kernels:
+                    prefill.experts_prefill(x, ids[:tokens], weights[:tokens], one)
+                what = f"{name}, rotated" if one.layout.rotated else name
+                rows += [row(capability, kernel, what, None) for kernel in kernels]
     return rows
 
 

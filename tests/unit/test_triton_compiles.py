@@ -22,27 +22,31 @@ for capability in CAPABILITIES:
 
 
 PRODUCTS = """
+import re
 import torch
 from benchmarks.triton_code import HIDDEN, arena, matrix
-from engine.kernels.triton import decode, prefill
+from engine.kernels.triton import decode, elementwise, prefill
 from tests.triton_compile import compiling
 
 x, ids, weights = torch.empty(16, HIDDEN).half(), torch.zeros(16, 2).long(), torch.zeros(16, 2)
-mixed = arena(2, 3)
+rotated = arena(2, 3, rotated=True)
 with compiling(90) as kernels:
     decode.packed_matvecs(x[:1], [matrix(HIDDEN, HIDDEN, 4)] * 3, [x[:1]] * 3)
+    decode.experts_decode(x[:1], ids[:1], weights[:1], rotated, x[:1])
     prefill.packed_matmul(x, matrix(HIDDEN, HIDDEN, 4))
 with compiling(86) as more:
-    decode.experts_decode(x[:1], ids[:1], weights[:1], mixed, x[:1])
+    decode.experts_decode(x[:1], ids[:1], weights[:1], arena(2, 3), x[:1])
     decode.half_matvec(x[:1], torch.empty(32, HIDDEN).half(), x[:1, :32])
-    prefill.experts_prefill(x, ids, weights, mixed)
+    prefill.experts_prefill(x, ids, weights, rotated)
+    elementwise.rms_norm(x, x[0], 0.0, x, None, x, 128)
 kernels += more
-assert len(kernels) == 8
+assert len(kernels) == 12
 for kernel in kernels:
     assert not kernel.spilled, kernel.name
     # Codes are multiplied as denormals: nothing may take them for zero.
-    assert ".ftz.f32" not in kernel.ptx.replace("ex2.approx.ftz.f32", ""), kernel.name
-for kernel in kernels[:1] + kernels[2:4]:  # four rows' words in one load
+    others = re.sub("(ex2|rsqrt).approx.ftz.f32", "", kernel.ptx)
+    assert ".ftz.f32" not in others, kernel.name
+for kernel in kernels[:3] + kernels[4:6]:  # four rows' words in one load
     assert "ld.global.v4.b32" in kernel.ptx, kernel.name
 """
 

@@ -38,11 +38,18 @@ def assert_near(found: Tensor, expected: Tensor, roundings: int = 1) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "group"), [(70, 640, 128), (33, 192, 64), (32, 96, 32)]
 )
-@pytest.mark.parametrize("rotated", [False, True])
-def test_one_token(bits: int, rows: int, columns: int, group: int, rotated: bool) -> None:
+def test_one_token(bits: int, rows: int, columns: int, group: int) -> None:
     """Rows that fill no tile; lanes that meet no stretch of inputs."""
-    matrix, *parts = random_packed(rows, columns, bits, group, bits, rotated)
+    matrix, *parts = random_packed(rows, columns, bits, group, seed=bits)
     x = torch.randn(1, columns)
+    assert_near(KERNELS.matmul(x, matrix), x.double() @ exact(matrix, *parts).T)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_one_token_and_a_rotated_matrix(bits: int, group: int) -> None:
+    matrix, *parts = random_packed(33, 128, bits, group, bits, rotated=True)
+    x = torch.randn(1, 128)
     assert_near(KERNELS.matmul(x, matrix), x.double() @ exact(matrix, *parts).T)
 
 
@@ -103,7 +110,7 @@ def test_many_tokens(dtype: torch.dtype, bits: int, rotated: bool) -> None:
 @pytest.mark.parametrize("rotated", [False, True])
 def test_many_tokens_at_other_group_sizes(group: int, rotated: bool) -> None:
     matrix, *parts = random_packed(32, 384 if group == 128 else 96, 3, group, 0, rotated)
-    x = torch.randn(5, matrix.shape.columns).half()
+    x = torch.randn(FEW_TOKENS, matrix.shape.columns).half()
     assert_near(KERNELS.matmul(x, matrix), x.double() @ exact(matrix, *parts).T)
 
 
@@ -233,6 +240,7 @@ def test_blocks_of_slots_by_expert() -> None:
     assert blocks.expert[taken].tolist() == [0, 0, 0, 2]
     assert blocks.first[taken].tolist() == [2, 4, 6, 7]
     assert blocks.last[taken].tolist() == [4, 6, 7, 8]
+    assert int(group_slots(torch.full((3, 2), -1), 3, 2).first[0]) == 6, "all are skipped"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

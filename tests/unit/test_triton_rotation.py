@@ -39,6 +39,14 @@ def test_turning_in_place_and_back_again() -> None:
     torch.testing.assert_close(found, x)
 
 
+def test_rows_before_the_first_are_left_alone() -> None:
+    x = torch.randn(4, 32)
+    found = torch.full_like(x, torch.nan)
+    turn(x, 32, found, torch.tensor([3], dtype=torch.int32))
+    assert found[:3].isnan().all()
+    torch.testing.assert_close(found[3:].double(), turned(x[3:].double(), 32), rtol=1e-5, atol=1e-6)
+
+
 def test_no_sum_overflows_where_the_result_does_not() -> None:
     """Alike signs would reach eight times the largest input on the way to nothing."""
     x = torch.full((1, 64), torch.finfo(torch.float32).max / 8)

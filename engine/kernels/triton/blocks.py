@@ -11,7 +11,8 @@ class Blocks:
     """Slots sorted by expert, and the blocks of them that programs take.
 
     ``order`` int64 [S]: slots, those that are skipped first. For each of the blocks, int32:
-    ``expert``, -1 for none, and ``first`` and ``last`` of its slots in ``order``.
+    ``expert``, -1 for none, and ``first`` and ``last`` of its slots in ``order``. ``first[0]`` is
+    the number of skipped slots, of all if no block has an expert.
     """
 
     order: Tensor

@@ -351,8 +351,8 @@ def experts_prefill(x: Tensor, ids: Tensor, weights: Tensor, arena: Arena) -> Te
         group_size=group_size,
         **plan.options,
     )
-    if rotated:
-        turn(hidden, group_size, hidden)
+    if rotated:  # by itself: the kernel before has no register left, and this one waits for memory
+        turn(hidden, group_size, hidden, blocks.first[:1])
     plan = _plan(-(-tokens * rank // arena.num_experts), inner, x)
     _down_blocks[(triton.cdiv(hidden_size, plan.rows), count)](
         hidden,

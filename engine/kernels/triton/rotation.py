@@ -31,25 +31,40 @@ def turned(x: tl.tensor, group_size: tl.constexpr) -> tl.tensor:
 def _turn(
     x: tl.tensor,
     out: tl.tensor,
+    first: tl.tensor,
     columns: tl.tensor,
+    has_first: tl.constexpr,
     group_size: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """Program (row, block of columns)."""
-    column = tl.program_id(1) * block + tl.arange(0, block)
-    inside = column < columns
-    at = tl.program_id(0).to(tl.int64) * columns + column
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + at, turned(value, group_size), mask=inside)
+    """Program (row, block of columns); rows before ``first`` are left as they are."""
+    row = tl.program_id(0)
+    start = 0
+    if has_first:
+        start = tl.load(first)
+    if row >= start:
+        column = tl.program_id(1) * block + tl.arange(0, block)
+        inside = column < columns
+        at = row.to(tl.int64) * columns + column
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + at, turned(value, group_size), mask=inside)
 
 
-def turn(x: Tensor, group_size: int, out: Tensor) -> None:
+def turn(x: Tensor, group_size: int, out: Tensor, first: Tensor | None = None) -> None:
     """Write x [T, I] turned to ``out`` [T, I], which may be x; sums in float32.
 
     I is a multiple of ``group_size``, a power of two. Both contiguous, of any floating type.
+    ``first``, an integer on the device: rows before it are neither read nor written.
     """
     rows, columns = x.shape
     block = min(_BLOCK, triton.next_power_of_2(columns))
     _turn[(rows, triton.cdiv(columns, block))](
-        x, out, columns, group_size=group_size, block=block, num_warps=8
+        x,
+        out,
+        out if first is None else first,
+        columns,
+        has_first=first is not None,
+        group_size=group_size,
+        block=block,
+        num_warps=8,
     )
