@@ -31,6 +31,8 @@ def _name(name: str) -> str:
     if name in _WORDS:
         return _WORDS[name]
     try:
-        return unicodedata.lookup(name.replace("_", " "))
+        character = unicodedata.lookup(name.replace("_", " "))
     except KeyError:
         return name.capitalize()
+    # Tab, Backspace, Delete and Space are names of characters, too.
+    return character if character.isprintable() and not character.isspace() else name.capitalize()

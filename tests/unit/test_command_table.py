@@ -42,6 +42,9 @@ def test_what_is_no_command_is_told(text: str, words: str):
         ("alt+question_mark", "Alt+?"),
         ("ctrl+left_square_bracket", "Ctrl+["),
         ("pagedown", "PgDn"),
+        ("tab", "Tab"),
+        ("alt+space", "Alt+Space"),
+        ("ctrl+delete", "Ctrl+Delete"),
     ],
 )
 def test_keys_in_words(key: str, words: str):
