@@ -120,12 +120,7 @@ def plan(
     what the build will be made with. Raises
     UsageError for a context that the model was not trained for.
     """
-
-    rotated = is_rotated(quantizer)
-
-    def need(bits: float, tokens: int, kind: budget.DeviceKind) -> budget.Budget:
-        return budget.nominal_budget(config, bits, group_size, tokens, kind, kv_bits, rotated)
-
+    need = _need(config, group_size, kv_bits, quantizer)
     tokens = budget.choose_context(config, context)
     widths = budget.NOMINAL_BITS if only is None else (only,)
     choices = tuple(_choice(config, device, tokens, bits, need) for bits in widths)
@@ -138,6 +133,29 @@ def plan(
     alternatives = tuple(_alternatives(config, device, tokens, widths[0], others, need))
     reason = _why_nothing(choices[0], device, alternatives)
     return Plan(device, tokens, choices, None, reason, alternatives)
+
+
+def at_contexts(
+    config: ModelConfig,
+    device: Device,
+    contexts: Sequence[int],
+    bits: float,
+    group_size: int = budget.GROUP_SIZE,
+    kv_bits: budget.KvBits = 16,
+    quantizer: str = DEFAULT_QUANTIZER,
+) -> tuple[Choice, ...]:
+    """One width at several contexts, in tokens, each weighed as `plan` does at its one."""
+    need = _need(config, group_size, kv_bits, quantizer)
+    return tuple(_choice(config, device, tokens, bits, need) for tokens in contexts)
+
+
+def _need(config: ModelConfig, group_size: int, kv_bits: budget.KvBits, quantizer: str) -> Need:
+    rotated = is_rotated(quantizer)
+
+    def need(bits: float, tokens: int, kind: budget.DeviceKind) -> budget.Budget:
+        return budget.nominal_budget(config, bits, group_size, tokens, kind, kv_bits, rotated)
+
+    return need
 
 
 def _choice(config: ModelConfig, device: Device, context: int, bits: float, need: Need) -> Choice:

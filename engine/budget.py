@@ -6,6 +6,7 @@ constants: the width of the cache's elements, the length of a prefill chunk, the
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -140,7 +141,10 @@ def compressed_budget(
 ) -> Budget:
     """What a compressed checkpoint with these widths takes at ``context`` tokens; where ``rotated``
     its experts are, and store no zero points."""
-    experts = sum(expert_bytes(config, bits, group_size, rotated) for bits in expert_bits)
+    layers = Counter(map(tuple, expert_bits))  # those of equal widths are counted once
+    experts = sum(
+        count * expert_bytes(config, bits, group_size, rotated) for bits, count in layers.items()
+    )
     return Budget(
         weights=dense_bytes(config, group_size, kind, rest) + experts,
         kv_cache=kv_cache_bytes(config, context, kind, kv_bits),

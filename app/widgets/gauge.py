@@ -15,6 +15,12 @@ LIVE_READINGS = 5
 
 AS_LEARNED = SetPruning("odp")
 
+WEIGHTS = ("weights", "█", "$primary")
+KV_CACHE = ("KV cache", "▓", "$accent")
+WORKSPACE = ("workspace", "▒", "$secondary")
+"""The parts of a model's memory wherever they are drawn: name, glyph and style. The glyphs differ,
+so that a bar of them reads without colour."""
+
 
 @dataclass(frozen=True)
 class Readings:

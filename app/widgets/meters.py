@@ -6,7 +6,16 @@ from app.pruning_words import pruning_words
 from app.render import safe_text
 from app.units import quantity, share, size
 from app.widgets.bars import bar, sparkline, spread, stacked_bar
-from app.widgets.gauge import UNKNOWN, Gauge, detail, figure, heading
+from app.widgets.gauge import (
+    KV_CACHE,
+    UNKNOWN,
+    WEIGHTS,
+    WORKSPACE,
+    Gauge,
+    detail,
+    figure,
+    heading,
+)
 from engine.protocol import Memory
 
 PER_LAYER = "per layer "
@@ -25,15 +34,15 @@ class MemoryGauge(Gauge):
         return figure(size(_held(memory)) if memory else UNKNOWN)
 
     def body(self, width: int) -> list[Content]:
-        """The bar and its legend; glyphs differ, so that it reads without colour."""
+        """The bar and its legend."""
         memory = self.readings.memory or Memory()
         total = memory.total or 1
         others = max(0, memory.total - memory.free - _held(memory))
         parts = (
-            ("weights", memory.weights, "█", "$primary"),
-            ("KV cache", memory.kv_cache, "▓", "$accent"),
-            ("workspace", memory.workspace, "▒", "$secondary"),
-            ("other use", others, "░", "$quiet"),
+            (*WEIGHTS, memory.weights),
+            (*KV_CACHE, memory.kv_cache),
+            (*WORKSPACE, memory.workspace),
+            ("other use", "░", "$quiet", others),
         )
         told = self.readings.memory is not None
         legend = [
@@ -42,12 +51,12 @@ class MemoryGauge(Gauge):
                 Content(size(count) if told else UNKNOWN),
                 width,
             )
-            for name, count, glyph, style in parts[:3]
+            for name, glyph, style, count in parts[:3]
         ]
         free = size(memory.free) if told else UNKNOWN
         of_total = f" of {size(memory.total)}" if told else ""
         return [
-            stacked_bar([(count / total, glyph, style) for _, count, glyph, style in parts], width),
+            stacked_bar([(count / total, glyph, style) for _, glyph, style, count in parts], width),
             *legend,
             spread(detail("  free"), Content.assemble(free, detail(of_total)), width),
         ]

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 import assets
-from compress.plan import Plan, paper_score, plan
+from compress.plan import Plan, at_contexts, paper_score, plan
 from engine.budget import KvBits
 from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.errors import UsageError
@@ -102,6 +102,23 @@ def test_a_context_that_would_fit_is_the_longest() -> None:
     assert plan(MIXTRAL_8X7B, device, shorter.context).choices[0].fits
     assert not plan(MIXTRAL_8X7B, device, shorter.context + 256).choices[0].fits
     assert shorter.total_bytes == plan(MIXTRAL_8X7B, device, shorter.context).choices[0].total_bytes
+
+
+@pytest.mark.parametrize("kv_bits", [8, 16])
+@pytest.mark.parametrize("device", [gpu(19.5), CPU, Device("Box", "cpu", "cpu", 0, 0)])
+def test_one_width_at_several_contexts_is_the_row_of_each_plan(
+    device: Device, kv_bits: KvBits
+) -> None:
+    contexts = (1024, 8192, 32_768)
+    rows = [
+        next(
+            row
+            for row in plan(MIXTRAL_8X7B, device, tokens, kv_bits=kv_bits).choices
+            if row.nominal_bits == 2.75
+        )
+        for tokens in contexts
+    ]
+    assert list(at_contexts(MIXTRAL_8X7B, device, contexts, 2.75, kv_bits=kv_bits)) == rows
 
 
 def test_the_cpu_is_offered_with_what_it_would_need() -> None:
