@@ -1,6 +1,6 @@
 """Quality per byte: the paper's PMQ, uniform roundings and ours on the demo, by bits all in.
 
-    python -m benchmarks.quality [--quick] [--json] [--seeds N] [--redraw]
+    python -m benchmarks.quality [--quick] [--json] [--seeds N] [--keep FOLDER] [--redraw]
 
 Every build is compared with the 16-bit demo on the same held-out windows: perplexity as a multiple
 of the original's, KL divergence, how often the likeliest token is the same, exact answers, facts
@@ -8,7 +8,8 @@ recalled 300 tokens later. The steps from the paper's method to ours have a tabl
 so has the demo as it was trained, before its channels were made uneven (assets/spread.py). Seeds
 run side by side. `--quick`: one width, one seed, less text, in a minute. The full table is also
 written to benchmarks/results/ and docs/images/; `--redraw` makes text and plot again from the
-figures there.
+figures there. `--keep` notes each point in a folder as soon as it is measured; run again, a table
+that was stopped goes on.
 """
 
 import argparse
@@ -16,8 +17,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,13 +39,17 @@ from engine.manifest import read_manifest
 QUICK_METHODS = ("paper's PMQ", "ours")
 QUICK_BITS = (1.5,)
 EVEN_BITS = (1.5, 2.0, 2.5, 3.0)
+EVEN_METHODS = (report.PAPER, "uniform, GPTQ", "PMQ, rotated", report.OURS)
 AUTHORS = {"authors": Quantizer(quantize_uncompensated)}
 
 
 class Bench:
     """Measures builds of the demo with one calibration seed."""
 
-    def __init__(self, scratch: Path, seed: int, quick: bool, even: bool) -> None:
+    def __init__(
+        self, scratch: Path, seed: int, quick: bool, even: bool, known: Sequence[Point]
+    ) -> None:
+        self._known = {(point.method, point.bits): point for point in known if point.even == even}
         source = evened(scratch / "even") if even else DEMO_DIR
         self._demo = Demo(scratch, seed, quick, source)
         self._quick, self._even = quick, even
@@ -53,11 +59,14 @@ class Bench:
     def points(self) -> Iterator[Point]:
         """Every method at every width it is asked for."""
         for method in METHODS:
-            bits = set(method.bits) & set(EVEN_BITS) if self._even else set(method.bits)
+            bits = set(method.bits)
+            if self._even:
+                bits = bits & set(EVEN_BITS) if method.name in EVEN_METHODS else set()
             if self._quick:
                 bits = bits & set(QUICK_BITS) if method.name in QUICK_METHODS else set()
             for width in sorted(bits):
-                yield self._point(method, width)
+                known = self._known.get((method.name, width))
+                yield known or self._point(method, width)
 
     def _point(self, method: Method, bits: float) -> Point:
         widest = 4 if bits > 3 else 3
@@ -103,14 +112,22 @@ class Bench:
         return self._scores[key]
 
 
-def run_seed(seed: int, quick: bool) -> list[Point]:
-    """Every point with one seed; progress goes to stderr."""
+def run_seed(seed: int, quick: bool, keep: Path | None = None) -> list[Point]:
+    """Every point with one seed; progress goes to stderr. Those in the folder ``keep`` are not
+    measured again."""
     began = time.monotonic()
+    notes = None if keep is None else keep / f"seed-{seed}.jsonl"
+    known = []
+    if notes is not None and notes.is_file():
+        known = [Point(**json.loads(line)) for line in notes.read_text().splitlines()]
     found = []
     for even in (False, True):
         with tempfile.TemporaryDirectory() as scratch, mock.patch.dict(QUANTIZERS, AUTHORS):
-            for point in Bench(Path(scratch), seed, quick, even).points():
+            for point in Bench(Path(scratch), seed, quick, even, known).points():
                 found.append(point)
+                if notes is not None and point not in known:
+                    with notes.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(point)) + "\n")
                 seconds = time.monotonic() - began
                 said = f"{point.method} {point.bits:g}, log ratio {point.log_ratio:.4f}"
                 print(f"seed {seed}, {seconds:4.0f} s: {said}", file=sys.stderr, flush=True)
@@ -132,6 +149,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one width, less text, one seed")
     parser.add_argument("--json", action="store_true", help="print the points")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="note each point there")
     parser.add_argument("--redraw", action="store_true", help="from the figures in results/")
     options = parser.parse_args()
     figures = RESULTS / "quality.json"
@@ -140,7 +158,9 @@ def main() -> None:
     else:
         seeds = 1 if options.quick else options.seeds
         began = time.monotonic()
-        columns = each_seed(run_seed, seeds, options.quick)
+        if options.keep is not None:
+            options.keep.mkdir(parents=True, exist_ok=True)
+        columns = each_seed(partial(run_seed, keep=options.keep), seeds, options.quick)
         minutes = (time.monotonic() - began) / 60
         data = {
             "machine": machine(),

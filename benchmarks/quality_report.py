@@ -39,7 +39,7 @@ PAPER, OURS = "paper's PMQ", "ours"
 
 METHODS = (
     Method(PAPER, "gptq", "pmq", "minmax", NOMINAL_BITS, Exponents(1.0, 1.5, 2.0), step=True),
-    Method("authors' code", "authors", "pmq", "minmax", NOMINAL_BITS, Exponents(1.0, 1.5, 1.0)),
+    Method("authors' code", "authors", "pmq", "minmax", _STEPS, Exponents(1.0, 1.5, 1.0)),
     Method("uniform, GPTQ", "gptq", "uniform", "minmax", _WHOLE),
     Method("uniform, hqq", "hqq", "uniform", "minmax", _WHOLE),
     Method("PMQ, eps by GPTQ", "gptq", "pmq", "gptq", _STEPS, step=True),
