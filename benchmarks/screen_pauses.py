@@ -27,6 +27,7 @@ from app import paths
 from app.child import module_command
 from app.screens.chat import ChatScreen
 from app.tui import McChatApp
+from app.widgets.document import Document
 from app.widgets.header import HeaderLine
 from app.widgets.prompt import Prompt
 from benchmarks.machine import machine
@@ -37,8 +38,8 @@ PIECE = 12
 """Characters of a token: long ones."""
 PIECE_SECONDS = 0.001
 BEAT_SECONDS = 0.005
-SETTLED_SECONDS = 15.0
-"""After this all of a reply is drawn."""
+SETTLED_SECONDS = 0.5
+"""After the last piece was put in."""
 SIZE = (120, 36)
 
 REPLIES: dict[str, Callable[[int], str]] = {
@@ -72,14 +73,14 @@ class Pauses:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a fifth of the lengths")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the lengths")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--engine", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
-        write_replies(options.engine)
+        give_replies(lambda kind: REPLIES[kind](options.engine))
         return
-    count = 400 if options.quick else 2000
+    count = 200 if options.quick else 2000
     rows = {kind: asyncio.run(measure(kind, count)) for kind in REPLIES}
     if options.json:
         shown = {kind: [asdict(pauses) for pauses in row] for kind, row in rows.items()}
@@ -111,6 +112,8 @@ async def measure(kind: str, count: int) -> tuple[Pauses, Pauses]:
             while not (said := screen._conversation.records) or said[-1].role == "user":
                 await asyncio.sleep(BEAT_SECONDS)
             during = len(beats)
+            while screen.query(Document).last().source != said[-1].content:
+                await asyncio.sleep(BEAT_SECONDS)
             await asyncio.sleep(SETTLED_SECONDS)
             heart.cancel()
             with suppress(asyncio.CancelledError):
@@ -146,17 +149,17 @@ def summed(beats: list[float]) -> Pauses:
 # --- the engine -----------------------------------------------------------------------------------
 
 
-def write_replies(count: int) -> None:
-    """Speak the protocol: whatever is asked, the reply is the kind that the last message names."""
+def give_replies(reply_to: Callable[[str], str]) -> None:
+    """Speak the protocol, with a reply for each last message."""
     memory = Memory(1, 1, 1, 1, 4)
-    meters = Meters(1, 1, 1.0, 0.0, 0.0, (0.0,), ((1,),), ((0,),), 1000.0, 0.1, 1, 8192, memory)
+    meters = Meters(tokens_per_second=1000.0, context_used=1, context_size=8192, memory=memory)
     emit(protocol.Ready())
     for line in sys.stdin:
         match protocol.decode_request(line):
             case protocol.Load(model=model):
-                emit(protocol.Loaded("scripted", "none", 8192, 1, 2.0, 2.0, memory, "", model))
+                emit(protocol.Loaded("scripted", "none", 8192, 1, 2.0, 2.0, memory, model=model))
             case protocol.Generate(id=reply, messages=messages):
-                text = REPLIES[messages[-1].content](count)
+                text = reply_to(messages[-1].content)
                 due = time.monotonic()
                 for start in range(0, len(text), PIECE):
                     emit(protocol.Token(reply, text[start : start + PIECE]))

@@ -80,8 +80,8 @@ class ChatView(VerticalScroll, can_focus=False):
             await self.remove_children(
                 [turn for turn in self.turns if turn.record.id not in wanted]
             )
-            shown = {turn.record.id for turn in self.turns}
-            new = [record for record in chat.records if record.id not in shown]
+            last = max((turn.record.depth for turn in self.turns), default=0)
+            new = [record for record in chat.records if record.depth > last]
             if len(new) > 1:  # it begins elsewhere than where one looks
                 await self._show(None)
             else:
