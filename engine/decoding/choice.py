@@ -26,9 +26,10 @@ def choose_steps(context: Context) -> tuple[Steps, str]:
     attention may be packed anew, see `engine.decoding.dense`.
     """
     model = context.model
-    beyond = " and ".join(model.config.traits.words)
+    beyond = model.config.traits.beyond_steps(model.embed.is_cpu)
     if beyond:
-        return HostSteps(context), f"token by token, layer by layer: no step knows {beyond}"
+        words = " and ".join(beyond)
+        return HostSteps(context), f"token by token, layer by layer: no step knows {words}"
     if not model.embed.is_cuda:
         return HostSteps(context), "token by token"
     if not can_step(model):

@@ -23,7 +23,7 @@ from engine.config import ModelConfig
 from engine.experts import PackedExperts
 from engine.kernels import step_table as at
 from engine.layout import TILE_ROWS
-from engine.linear import FloatLinear, Linear, PackedLinear
+from engine.linear import AdjustedLinear, FloatLinear, Linear, PackedLinear, product_of
 from engine.pruning import NO_PRUNING, DecodeRule, Routing
 from engine.threads import SMALLEST_SHARED, useful_threads
 
@@ -113,7 +113,8 @@ class DecodeStep:
         keys, config = cache.layers[0].keys, self._config
         known = keys.dtype in (torch.float32, torch.int8) and keys.is_cpu
         few = len(keys) <= _FEW_SEQUENCES or config.hidden_size < SMALLEST_SHARED
-        return known and few and (config.top_k == 2 or rule == _unpruned(config.num_layers))
+        spoken = rule.otp is None and (config.top_k == 2 or rule == _unpruned(config.num_layers))
+        return known and few and spoken
 
     def run(self, token: int, cache: KVCache, rule: DecodeRule, sequence: int = 0) -> Tensor:
         """Logits float32 [V] of a token after those in the cache, where keys and values are put.
@@ -215,12 +216,15 @@ class DecodeStep:
             at.WINDOW: config.sliding_window or np.iinfo(np.int64).max >> 1,
             at.TOP_K: config.top_k,
             at.EXPERTS: config.num_experts,
+            at.NORM_ALL: config.traits.norms == "all",
+            at.RENORMALISED: config.traits.renormalised,
         }.items():
             row[field] = size
         row[at.EMBED_KIND], row[at.EMBED] = _KINDS[model.embed.dtype], model.embed.data_ptr()
         row[at.FINAL_NORM] = model.norm.weight.data_ptr()
         norms = [norm for layer in model.layers for norm in (layer.input_norm, layer.post_norm)]
-        self._epsilons = np.array([norm.eps for norm in [*norms, model.norm]], np.float32)
+        epsilons = [norm.eps for norm in [*norms, model.norm]] + [config.rms_norm_eps]
+        self._epsilons = np.array(epsilons, np.float32)
         hidden, inner = config.hidden_size, config.intermediate_size
         shared: dict[int, NDArray[Any]] = {
             at.STREAM: _floats(hidden),
@@ -289,7 +293,7 @@ def _suits(model: "Model") -> bool:
         and model.embed.is_contiguous()
         and model.embed.dtype in _KINDS
         and [layer.index for layer in layers] == list(range(model.config.num_layers))
-        and all(map(_layer_suits, layers))
+        and all(_layer_suits(layer, model.config) for layer in layers)
         and all(layer.top_k == model.config.top_k for layer in layers)
         and all(layer.attention.window == model.config.sliding_window for layer in layers)
         and _norm_suits(model.norm)
@@ -297,17 +301,35 @@ def _suits(model: "Model") -> bool:
     )
 
 
-def _layer_suits(layer: "Layer") -> bool:
+def _layer_suits(layer: "Layer", config: ModelConfig) -> bool:
     attention = layer.attention
-    linears = (attention.q, attention.k, attention.v, attention.o, layer.router)
+    queries, keys = config.norm_sizes
+    linears = (
+        _unnormed(attention.q, queries, config.rms_norm_eps),
+        _unnormed(attention.k, keys, config.rms_norm_eps),
+        attention.v,
+        attention.o,
+        layer.router,
+    )
     return (
         isinstance(layer.experts, PackedExperts)
-        and layer.renormalised
+        and layer.renormalised == config.traits.renormalised
         and layer.shared is None
         and all(map(_linear_suits, linears))
         and _norm_suits(layer.input_norm)
         and _norm_suits(layer.post_norm)
     )
+
+
+def _unnormed(linear: Linear, size: int, eps: float) -> Linear:
+    """The product of a layer whose outputs pass no more than a norm of this size."""
+    if not isinstance(linear, AdjustedLinear):
+        return linear
+    norm = linear.norm
+    alone = linear.bias is None and linear.clip is None and linear.eps == eps
+    if norm is None or not alone or len(norm) != size:
+        return linear
+    return linear.product if norm.dtype == torch.float32 and norm.is_contiguous() else linear
 
 
 def _norm_suits(norm: "Norm") -> bool:
@@ -345,8 +367,8 @@ def _layer_row(layer: "Layer") -> Ints:
         layer.experts.arena,
     )
     for place, linear in {
-        at.QUERY: attention.q,
-        at.KEY: attention.k,
+        at.QUERY: product_of(attention.q),
+        at.KEY: product_of(attention.k),
         at.VALUE: attention.v,
         at.OUTPUT: attention.o,
         at.ROUTER: layer.router,
@@ -361,8 +383,15 @@ def _layer_row(layer: "Layer") -> Ints:
         at.EXPERT_ZEROS: arena.zeros,
     }.items():
         row[field] = tensor.data_ptr()
+    row[at.QUERY_NORM], row[at.KEY_NORM] = map(_norm_address, (attention.q, attention.k))
     row[at.EXPERT_GROUP], row[at.ROTATED] = arena.layout.group_size, arena.layout.rotated
     return row
+
+
+def _norm_address(linear: Linear) -> int:
+    """Where the norm of a layer's outputs lies, 0 for none."""
+    norm = linear.norm if isinstance(linear, AdjustedLinear) else None
+    return 0 if norm is None else norm.data_ptr()
 
 
 def _projected(config: ModelConfig) -> int:

@@ -17,14 +17,36 @@ from engine.layout import TILE_ROWS
 
 
 @njit(**OPTIONS)
-def _rotate(x: int, call: Table, dim: int, scale: float, out: int) -> None:
-    """Rotate a head to the call's position; see `engine.attention.Rotation`."""
-    half = dim // 2
-    for place in range(dim):
-        other = place + half if place < half else place - half
-        cos, sin = memory.float_at(call[at.COSINES], place), memory.float_at(call[at.SINES], place)
-        value = memory.float_at(x, place) * cos + memory.float_at(x, other) * sin
-        memory.put_float(out, place, value * scale)
+def _rotate(
+    model: Table, call: Table, x: int, head: int, heads: int, norm: int, scale: float, out: int
+) -> None:
+    """Rotate a head, of ``heads`` at x, to the call's position; see `engine.attention.Rotation`.
+
+    Where there is a ``norm``, the head passes it first.
+    """
+    dim = model[at.HEAD_DIM]
+    half, own = dim // 2, x + head * dim * FLOAT
+    if norm != 0:
+        whole = model[at.NORM_ALL] != 0
+        count = heads * dim if whole else dim
+        mean = vectors.sum_of_squares(x if whole else own, count) / float32(count)
+        eps = memory.float_at(model[at.EPSILONS], 2 * model[at.LAYERS] + 1)
+        factor = float32(1) / float32(sqrt(mean + eps))
+        vectors.scale_by(own, factor, norm + head * dim * FLOAT if whole else norm, dim, out)
+        own = out
+    for place in range(half):
+        first, second = memory.float_at(own, place), memory.float_at(own, place + half)
+        turned = _turn(call, place, first, second) * scale
+        memory.put_float(out, place + half, _turn(call, place + half, second, first) * scale)
+        memory.put_float(out, place, turned)
+
+
+@njit(**OPTIONS)
+def _turn(call: Table, place: int, value: float, other: float) -> float:
+    """An element of a head, given the one that is half of the head away."""
+    cos, sin = memory.float_at(call[at.COSINES], place), memory.float_at(call[at.SINES], place)
+    turned: float = value * cos + other * sin
+    return turned
 
 
 @njit(**OPTIONS)
@@ -59,15 +81,17 @@ def attend(model: Table, layer: Table, call: Table, phase: int, mine: int) -> No
 def _remember(model: Table, layer: Table, call: Table, head: int, mine: int) -> None:
     """Write the token's key and value of one head into the cache."""
     dim, place = model[at.HEAD_DIM], head * model[at.CAPACITY] + call[at.POSITION]
-    key = model[at.PROJECTED] + (tiles_of(layer, at.QUERY) * TILE_ROWS + head * dim) * FLOAT
-    value = key + tiles_of(layer, at.KEY) * TILE_ROWS * FLOAT
+    keys = model[at.PROJECTED] + tiles_of(layer, at.QUERY) * TILE_ROWS * FLOAT
+    heads = model[at.KV_HEADS]
+    value = keys + (tiles_of(layer, at.KEY) * TILE_ROWS + head * dim) * FLOAT
+    norm = layer[at.KEY_NORM]
     if layer[at.KEY_SCALES] == 0:
         row = place * dim * FLOAT
-        _rotate(key, call, dim, float32(1), layer[at.KEYS] + row)
+        _rotate(model, call, keys, head, heads, norm, float32(1), layer[at.KEYS] + row)
         vectors.widen_floats(value, dim, layer[at.VALUES] + row)
     else:
         rotated = mine + model[at.QUERIES]
-        _rotate(key, call, dim, float32(1), rotated)
+        _rotate(model, call, keys, head, heads, norm, float32(1), rotated)
         _round(rotated, dim, layer[at.KEYS] + place * dim, layer[at.KEY_SCALES], place)
         _round(value, dim, layer[at.VALUES] + place * dim, layer[at.VALUE_SCALES], place)
 
@@ -101,8 +125,8 @@ def _attend_part(
     scale = float32(1) / float32(sqrt(float32(dim)))
     vectors.clear(mixtures, sharing * dim)
     for r in range(sharing):
-        query = model[at.PROJECTED] + (head * sharing + r) * size
-        _rotate(query, call, dim, scale, queries + r * size)
+        place, heads, norm = head * sharing + r, model[at.HEADS], layer[at.QUERY_NORM]
+        _rotate(model, call, model[at.PROJECTED], place, heads, norm, scale, queries + r * size)
         memory.put_float(facts, 3 * r, float32(-inf))
         memory.put_float(facts, 3 * r + 1, float32(0))
     scores = mine + model[at.SCORES]

@@ -139,7 +139,7 @@ def _route(model: Table, layer: Table, call: Table, index: int, phase: int, mine
         dense_rows(layer, at.ROUTER, 0, tiles_of(layer, at.ROUTER), normed, mine, model, chances)
         ids = model[at.IDS] + index * model[at.TOP_K] * INT
         shares = model[at.SHARES] + index * model[at.TOP_K] * FLOAT
-        _choose(chances, model[at.EXPERTS], model[at.TOP_K], ids, shares)
+        _choose(chances, model, ids, shares)
         if model[at.TOP_K] == 2:
             _prune(model, call, index, ids, shares)
         if layer[at.ROTATED]:
@@ -155,17 +155,19 @@ def _route(model: Table, layer: Table, call: Table, index: int, phase: int, mine
 
 
 @njit(**OPTIONS)
-def _choose(chances: int, experts: int, top_k: int, ids: int, shares: int) -> None:
-    """The ``top_k`` likeliest experts, the likeliest first, and their renormalised weights.
+def _choose(chances: int, model: Table, ids: int, shares: int) -> None:
+    """The likeliest experts, the likeliest first, and their weights.
 
     ``chances`` are the router's logits.
     """
-    most, total = memory.float_at(chances, 0), float32(0)
+    experts, top_k = model[at.EXPERTS], model[at.TOP_K]
+    most, every, total = memory.float_at(chances, 0), float32(0), float32(0)
     for expert in range(1, experts):
         most = max(most, memory.float_at(chances, expert))
     for expert in range(experts):
         chance = float32(exp(memory.float_at(chances, expert) - most))
         memory.put_float(chances, expert, chance)
+        every += chance
     for k in range(top_k):
         best = -1
         for expert in range(experts):
@@ -178,6 +180,8 @@ def _choose(chances: int, experts: int, top_k: int, ids: int, shares: int) -> No
         memory.put_float(shares, k, chance)
         memory.put_float(chances, best, float32(-1))
         total += chance
+    if model[at.RENORMALISED] == 0:
+        total = every
     for k in range(top_k):
         memory.put_float(shares, k, memory.float_at(shares, k) / total)
 

@@ -14,26 +14,29 @@ FLOAT_WEIGHTS, HALF_WEIGHTS, BRAIN_WEIGHTS, PACKED_WEIGHTS = range(4)
 QUERY, KEY, VALUE, OUTPUT, ROUTER = (LINEAR_FIELDS * place for place in range(5))
 """Where a layer's dense layers begin in its row."""
 
-_LAYER_NAMES = range(5 * LINEAR_FIELDS, 5 * LINEAR_FIELDS + 13)
-INPUT_NORM, POST_NORM, EXPERT_TABLE, *_EXPERT_ADDRESSES, LAYER_FIELDS = _LAYER_NAMES
-EXPERT_CODES, EXPERT_SCALES, EXPERT_ZEROS, EXPERT_GROUP, ROTATED, *_CACHE = _EXPERT_ADDRESSES
+_LAYER_NAMES = range(5 * LINEAR_FIELDS, 5 * LINEAR_FIELDS + 15)
+INPUT_NORM, POST_NORM, QUERY_NORM, KEY_NORM, EXPERT_TABLE, *_MORE, LAYER_FIELDS = _LAYER_NAMES
+EXPERT_CODES, EXPERT_SCALES, EXPERT_ZEROS, EXPERT_GROUP, ROTATED, *_CACHE = _MORE
 KEYS, VALUES, KEY_SCALES, VALUE_SCALES = _CACHE
 """The rest of a layer's row; ``EXPERT_TABLE`` is the table of an `Arena`, ``ROTATED`` whether that
-is, 1 or 0. The scales are 0 where keys and values are float32, and not int8."""
+is, 1 or 0. The norms of queries and keys are 0 where there are none, the scales where keys and
+values are float32, and not int8."""
 
 HEAD = 0
 """Where the head begins in the row of the model."""
 
-_SIZES = range(LINEAR_FIELDS, LINEAR_FIELDS + 12)
+_SIZES = range(LINEAR_FIELDS, LINEAR_FIELDS + 14)
 THREADS, LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, WINDOW, TOP_K, EXPERTS, *_ROOMS = _SIZES
-CAPACITY, SPLITS = _ROOMS
+CAPACITY, SPLITS, NORM_ALL, RENORMALISED = _ROOMS
 """``WINDOW``: in tokens, beyond any context where there is none; ``CAPACITY``: tokens that the
-cache has room for; ``SPLITS``: parts of their keys."""
+cache has room for; ``SPLITS``: parts of their keys; ``NORM_ALL``: whether queries and keys are
+normed over all heads at once, ``RENORMALISED``: whether the weights of the chosen experts are made
+to sum to 1; both 1 or 0."""
 
 _WEIGHTS = range(_SIZES.stop, _SIZES.stop + 5)
 EMBED_KIND, EMBED, FINAL_NORM, EPSILONS, RULE = _WEIGHTS
-"""``EPSILONS``: float32 [2 L + 1], of the norms in order; ``RULE``: float32 [L, 2], threshold and
-quantile of each layer."""
+"""``EPSILONS``: float32 [2 L + 2], of the norms in order, last that of queries and keys; ``RULE``:
+float32 [L, 2], threshold and quantile of each layer."""
 
 _SHARED = range(_WEIGHTS.stop, _WEIGHTS.stop + 11)
 STREAM, BETWEEN, NORMED, PROJECTED, MIXTURES, FACTS, ACTIVATIONS, IDS, *_REST = _SHARED

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.architectures.architecture import AS_MIXTRAL, Traits
 from engine.attention import Attention
 from engine.config import ModelConfig
 from engine.experts import PackedExperts
 from engine.layout import MATRICES, matrix_shape
-from engine.linear import FloatLinear, Linear, PackedLinear
+from engine.linear import AdjustedLinear, FloatLinear, Linear, PackedLinear, product_of
 from engine.model import Layer, Model, Norm
 from engine.packing import dequantize
 from tests.unit.models_for_tests import round_to_nearest
@@ -36,6 +37,7 @@ class Shape:
     embed_type: torch.dtype = torch.bfloat16
     tied: bool = False
     rotated: bool = False
+    traits: Traits = AS_MIXTRAL
 
     @property
     def config(self) -> ModelConfig:
@@ -55,6 +57,7 @@ class Shape:
             max_context=4096,
             sliding_window=self.window,
             tie_embeddings=self.tied,
+            traits=self.traits,
         )
 
 
@@ -86,7 +89,9 @@ def _layer(shape: Shape, index: int) -> Layer:
         index=index,
         input_norm=_norm(shape.hidden),
         attention=Attention(
-            *(_linear(4, shape, rows) for rows in (queries, keys, keys)),
+            _normed_linear(shape, queries, shape.config.norm_sizes[0]),
+            _normed_linear(shape, keys, shape.config.norm_sizes[1]),
+            _linear(4, shape, keys),
             _linear(4, shape, shape.hidden, queries),
             head_dim=shape.head_dim,
             window=shape.window,
@@ -95,7 +100,15 @@ def _layer(shape: Shape, index: int) -> Layer:
         router=_linear(shape.router_bits, shape, len(shape.expert_bits)),
         experts=PackedExperts.from_matrices(experts),
         top_k=shape.top_k,
+        renormalised=shape.traits.renormalised,
     )
+
+
+def _normed_linear(shape: Shape, rows: int, size: int) -> Linear:
+    linear = _linear(4, shape, rows)
+    if not size:
+        return linear
+    return AdjustedLinear(linear, norm=torch.rand(size) + 0.5, eps=shape.config.rms_norm_eps)
 
 
 def _linear(bits: int, shape: Shape, rows: int, columns: int | None = None) -> Linear:
@@ -128,7 +141,8 @@ def exact_logits(model: Model, tokens: Tensor, skipped: Tensor) -> Tensor:
         normed = _normed(x, layer.post_norm)
         chances = (normed @ _weight(layer.router).T).softmax(dim=-1)
         weights, ids = chances.topk(config.top_k)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
+        if layer.renormalised:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
         if skipped[index]:
             weights[-1] = torch.tensor([1.0, 0.0])
         x = x + _mixed(layer, normed, ids, weights)
@@ -152,7 +166,7 @@ def _attended(attention: Attention, x: Tensor, theta: float) -> Tensor:
     """Position by position and head by head."""
     length, dim = len(x), attention.head_dim
     q, k, v = (
-        (x @ _weight(linear).T).view(length, -1, dim)
+        _adjusted(x @ _weight(product_of(linear)).T, linear).view(length, -1, dim)
         for linear in (attention.q, attention.k, attention.v)
     )
     q, k = _rotated(q, theta), _rotated(k, theta)
@@ -165,6 +179,14 @@ def _attended(attention: Attention, x: Tensor, theta: float) -> Tensor:
             scores = keys @ q[position, head] * dim**-0.5
             out[position, head] = scores.softmax(dim=0) @ v[first : position + 1, head // sharing]
     return out.flatten(1) @ _weight(attention.o).T
+
+
+def _adjusted(x: Tensor, linear: Linear) -> Tensor:
+    if not isinstance(linear, AdjustedLinear) or linear.norm is None:
+        return x
+    norm = Norm(linear.norm, linear.eps)
+    normed: Tensor = _normed(x.view(len(x), -1, len(norm.weight)), norm).flatten(1)
+    return normed
 
 
 def _rotated(x: Tensor, theta: float) -> Tensor:

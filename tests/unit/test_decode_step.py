@@ -12,16 +12,19 @@ from numba import float32, njit
 from torch import Tensor
 
 from engine import threads
+from engine.architectures.architecture import Traits
 from engine.budget import KvBits
 from engine.cache import KVCache
 from engine.counters import Counters
 from engine.errors import ContextFullError, UsageError
+from engine.experts import SharedExpert
 from engine.kernels import step as step_module
 from engine.kernels import step_memory as memory
 from engine.kernels import step_vectors as vectors
 from engine.kernels.step import Decoder
 from engine.kernels.step_products import PERMUTING, block_product, table_maker
 from engine.kernels.step_table import KEY_BLOCK, SPLIT_KEYS
+from engine.linear import AdjustedLinear, FloatLinear
 from engine.model import Model
 from engine.pruning import NO_PRUNING, DecodeRule, NoPruning, OdpPruning, Pruning, Routing
 from tests.unit.packed_models_for_tests import Shape, exact_logits, random_model
@@ -55,7 +58,25 @@ SHAPES = {
         hidden=256, inner=640, heads=8, head_dim=32, group=128, layers=1, rotated=True
     ),
     "many experts": Shape(expert_bits=(1,) * 40, inner=32),
+    "heads normed": Shape(heads=4, kv_heads=2, head_dim=32, traits=Traits(norms="head")),
+    "all heads normed, weights as they are": Shape(
+        heads=6,
+        kv_heads=3,
+        hidden=96,
+        top_k=3,
+        expert_bits=(1, 2, 3, 2, 1, 3),
+        traits=Traits(norms="all", renormalised=False),
+    ),
 }
+OF_FLOAT64 = [
+    "plain",
+    "five queries a key",
+    "window",
+    "8-bit head",
+    "top 1",
+    "heads normed",
+    "all heads normed, weights as they are",
+]
 
 
 @dataclass(frozen=True)
@@ -153,7 +174,7 @@ def test_agrees_with_the_layers(name: str) -> None:
         assert 0 < skipped < 5 * model.config.num_layers
 
 
-@pytest.mark.parametrize("name", ["plain", "five queries a key", "window", "8-bit head", "top 1"])
+@pytest.mark.parametrize("name", OF_FLOAT64)
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_agrees_with_float64(name: str, threshold: float) -> None:
     model = random_model(SHAPES[name], seed=3)
@@ -283,6 +304,26 @@ def test_another_cache_and_another_rule_are_noticed() -> None:
 def test_what_the_step_does_not_know_goes_through_the_layers() -> None:
     odd = random_model(Shape(head_dim=24, hidden=96))
     assert not is_compiled(odd, prefilled(odd, 2))
+
+
+@pytest.mark.parametrize("part", ["bias", "clip", "norm of values", "shared expert", "routing"])
+def test_parts_of_other_kinds_of_models_go_through_the_layers(part: str) -> None:
+    model = random_model(Shape())
+    layer = model.layers[1]
+    attention = layer.attention
+    if part == "bias":
+        layer.attention = replace(attention, q=AdjustedLinear(attention.q, bias=torch.ones(64)))
+    elif part == "clip":
+        layer.attention = replace(attention, k=AdjustedLinear(attention.k, clip=1.0))
+    elif part == "norm of values":
+        normed = AdjustedLinear(attention.v, norm=torch.ones(32), eps=1e-5)
+        layer.attention = replace(attention, v=normed)
+    elif part == "shared expert":
+        gate, up, down = (FloatLinear(torch.zeros(64, 64)) for _ in range(3))
+        layer.shared = SharedExpert(gate, up, down, torch.zeros(1, 64))
+    else:
+        layer.renormalised = False
+    assert not is_compiled(model, prefilled(model, 2))
 
 
 @pytest.mark.parametrize("bits", [16, 8])
