@@ -10,11 +10,12 @@ import pytest
 from pytest_textual_snapshot import SVGImageExtension
 from syrupy.assertion import SnapshotAssertion
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from app.models import InstalledModel
 from app.screens import chat_messages
 from tests.snapshots.test_compare import compared
-from tests.snapshots.test_models_and_map import live_map, models_screen
+from tests.snapshots.test_models_and_map import live_map, models_screen, publishing, report
 from tests.snapshots.test_screens import (  # the fixtures are used by name
     NOW,
     answering_screen,
@@ -68,6 +69,8 @@ SCREENS = {
     "help": Seen(help_screen),
     "chats": Seen(list_after(*"duc"), prepare=five_chats),
     "models": Seen(models_screen),
+    "report": Seen(report),
+    "publish": Seen(publishing),
     "map": Seen(live_map),
     "compare": Seen(compared),
 }
@@ -86,6 +89,8 @@ async def test_screen(
     changed = []
     async with make_app(story=seen.story).run_test(size=SIZES[1]) as pilot:
         await seen.scene(pilot)
+        for field in pilot.app.screen.query(Input):
+            field.cursor_blink = False
         for theme in THEMES:
             pilot.app.theme = theme
             for width, height in SIZES:
