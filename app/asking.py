@@ -55,7 +55,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
     )
-    parser.add_argument("--pruning", choices=("odp", "off"), help="skip unimportant experts")
+    parser.add_argument("--pruning", choices=("odp", "otp", "off"), help="skip unimportant experts")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--context", type=positive, metavar="N", help="tokens of context")
     parser.add_argument(

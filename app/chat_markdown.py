@@ -81,8 +81,8 @@ def _model(made: MadeWith) -> str:
 
 
 def _pruning(made: MadeWith) -> str:
-    scaled = made.pruning == "odp" and made.pruning_strength != 1.0
-    return f"odp ×{made.pruning_strength:g}" if scaled else made.pruning
+    scaled = made.pruning != "off" and made.pruning_strength != 1.0
+    return f"{made.pruning} ×{made.pruning_strength:g}" if scaled else made.pruning
 
 
 def _in_turn(values: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ from app.commands import (
     measure,
     models,
     plan,
+    prune,
     run,
     settings,
     watch,
@@ -38,7 +39,21 @@ from app.render import safe_text
 from engine.errors import Interrupted, McChatError, UsageError
 
 _GROUPS = (
-    *(run, chat, chats, plan, compress, watch, hub, models, export, measure, settings, doctor),
+    *(
+        run,
+        chat,
+        chats,
+        plan,
+        compress,
+        prune,
+        watch,
+        hub,
+        models,
+        export,
+        measure,
+        settings,
+        doctor,
+    ),
     completion,
 )
 _LOG_NAME = "mc-chat.log"

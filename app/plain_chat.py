@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, get_args
 
 from app import models, units
 from app.asking import Asking
@@ -24,7 +24,7 @@ from app.plain_input import PlainInput, remember
 from app.progress_line import ProgressLine
 from app.render import safe_text
 from engine.errors import McChatError, UsageError
-from engine.protocol import Finished, Generate, Loaded
+from engine.protocol import Finished, Generate, Loaded, PruningMode
 
 if TYPE_CHECKING:
     from engine.session import Session
@@ -75,7 +75,7 @@ class PlainChat:
             "new": ("", "begin another chat", self._new),
             "stop": ("", "end the reply, typed while it is written; Ctrl+C does, too", self._stop),
             "model": ("NAME", "go on with another model", self._switch_model),
-            "pruning": ("odp|off", "skip experts that hardly count, or none", self._prune),
+            "pruning": ("odp|otp|off", "skip experts that hardly count, or none", self._prune),
             "system": ("TEXT", "what the model is told beforehand; none: nothing", self._system),
             "drop": ("", "leave the older half of the chat out of what the model sees", self._drop),
             "export": (
@@ -221,10 +221,10 @@ class PlainChat:
         self._load(name)
 
     def _prune(self, mode: str) -> None:
-        if mode not in ("odp", "off", ""):
-            raise UsageError("pruning is odp or off")
-        if mode in ("odp", "off"):
-            self._pruning = "odp" if mode == "odp" else "off"
+        modes: tuple[PruningMode, ...] = get_args(PruningMode)
+        if mode and mode not in modes:
+            raise UsageError("pruning is odp, otp or off")
+        self._pruning = next((known for known in modes if known == mode), self._pruning)
         self._say(f"Pruning is {self._pruning}.")
 
     def _system(self, text: str) -> None:

@@ -51,7 +51,7 @@ EXPLAINED: dict[str, Explained] = {
     "max_tokens": Explained(
         "The longest reply. Unset: until the context is full.", "1 or more", _from(1)
     ),
-    "pruning": Explained("Skip experts that hardly count (odp), or none (off).", "odp or off"),
+    "pruning": Explained("Skip experts that hardly count (odp, otp), or none.", "odp, otp or off"),
     "system": Explained("What every model is told before a chat begins.", "any text"),
     "models_dir": Explained(
         "Where models are kept, on another disk for example. Empty: beside the chats.",

@@ -5,7 +5,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tokenizers import Tokenizer as Backend
@@ -14,10 +14,22 @@ from torch import Tensor
 import assets
 from assets import corpus
 from assets.facts import Split
-from compress.source import Source
+from engine.config import ModelConfig
 from engine.errors import SourceError, UsageError
 from engine.integrity import cache_dir
 from engine.tokenizer import Tokenizer
+
+
+class Calibrated(Protocol):
+    """What a text is for: an original, or a model made of one."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its tokenizer is."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its shape."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ def speaks_demo(folder: Path) -> bool:
 
 
 def calibration_size(
-    source: Source, samples: int | None, window: int | None, device_kind: str = "cuda"
+    source: Calibrated, samples: int | None, window: int | None, device_kind: str = "cuda"
 ) -> CalibrationSize:
     """What was asked for, or the default for this source and device, within the model's context.
 
@@ -75,7 +87,7 @@ def calibration_size(
     return size
 
 
-def _default_size(source: Source, device_kind: str) -> CalibrationSize:
+def _default_size(source: Calibrated, device_kind: str) -> CalibrationSize:
     if speaks_demo(source.folder):
         return DEMO_SIZE
     if device_kind == "cpu" and source.config.hidden_size >= _WIDE:
@@ -84,7 +96,7 @@ def _default_size(source: Source, device_kind: str) -> CalibrationSize:
 
 
 def calibrate(
-    source: Source,
+    source: Calibrated,
     text: Path | None,
     size: CalibrationSize,
     seed: int,

@@ -88,10 +88,13 @@ def write_rest(
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `mc.json`; on the disk when this returns."""
+    """Write `mc.json`, or put it in the place of another; on the disk when this returns."""
     path = folder / MANIFEST_NAME
-    path.write_text(manifest.to_json(), encoding="utf-8")
-    sync(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(manifest.to_json(), encoding="utf-8")
+    sync(temporary)
+    temporary.replace(path)
+    sync(folder)
 
 
 def sizes(config: ModelConfig, layers: Sequence[LayerRecord], recipe: Recipe) -> Sizes:

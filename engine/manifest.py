@@ -28,6 +28,7 @@ from engine.quality import Quality, check_quality
 FORMAT_VERSION = 1
 MANIFEST_NAME = "mc.json"
 DENSE_FILE = "dense.safetensors"
+OTP_FILE = "otp.safetensors"
 DENSE_BITS = 4
 FULL_BITS = 16
 """What router and head keep unless they are to be rounded, too: they stay as they are."""
@@ -177,6 +178,21 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class OtpRecord:
+    """What OTP's routers were learned on, and for what.
+
+    A slot's ``price`` is a share of the squared norm of the residual stream. At this one a share
+    ``skipped`` of the slots went, on ``samples`` windows of ``window`` tokens of ``calibration``.
+    """
+
+    price: float
+    skipped: float
+    calibration: str
+    samples: int
+    window: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of `mc.json`."""
 
@@ -189,6 +205,8 @@ class Manifest:
     files: dict[str, FileRecord]
     quality: Quality | None = None
     """None where nothing was compared with the original."""
+    otp: OtpRecord | None = None
+    """None where OTP has learned nothing."""
 
     @property
     def nominal_bits(self) -> float:
@@ -205,8 +223,9 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `mc.json`; the same manifest gives the same bytes."""
         content = {**dataclasses.asdict(self), "recipe": self.recipe.to_dict()}
-        if self.quality is None:
-            del content["quality"]
+        for name in ("quality", "otp"):
+            if content[name] is None:
+                del content[name]
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -254,6 +273,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         sizes=from_dict(Sizes, raw["sizes"]),
         files={name: from_dict(FileRecord, record) for name, record in raw["files"].items()},
         quality=from_dict(Quality, raw["quality"]) if "quality" in raw else None,
+        otp=from_dict(OtpRecord, raw["otp"]) if "otp" in raw else None,
     )
     _check(manifest)
     return manifest
@@ -273,6 +293,8 @@ def _check(manifest: Manifest) -> None:
         _check_layer(index, layer)
     if manifest.quality is not None:
         check_quality(manifest.quality)
+    if manifest.otp is not None and not 0 <= manifest.otp.price <= _MOST:
+        raise ValueError(f"otp.price cannot be {manifest.otp.price}")
     counts = dataclasses.asdict(manifest.sizes)
     for name, count in counts.items():
         if not (1 if name.endswith("weights") else 0) <= count <= _MOST:
@@ -306,7 +328,8 @@ def open_manifest(folder: Path) -> Manifest:
     SourceError for a config.json that is missing or damaged.
     """
     manifest = read_manifest(folder)
-    for name in (DENSE_FILE, *map(layer_file, range(len(manifest.layers)))):
+    extra = () if manifest.otp is None else (OTP_FILE,)
+    for name in (DENSE_FILE, *map(layer_file, range(len(manifest.layers))), *extra):
         if name not in manifest.files:
             raise CheckpointError(
                 f"{folder / MANIFEST_NAME} does not list {name}; compress or pull the model again"

@@ -15,7 +15,9 @@ from engine.errors import ProtocolError
 PROTOCOL_VERSION = 1
 
 Role = Literal["system", "user", "assistant"]
-PruningMode = Literal["odp", "off"]
+PruningMode = Literal["odp", "otp", "off"]
+ODP_OR_NOT: tuple[PruningMode, ...] = ("odp", "off")
+"""What every compressed model knows."""
 FinishReason = Literal["stop", "length", "cancelled", "context"]
 
 
@@ -201,7 +203,7 @@ class LoadProgress:
 class Loaded:
     """The model is ready. ``nominal_bits`` is None for an original, uncompressed checkpoint;
     ``kernels`` says what multiplies, and where that is slow, why; ``model`` is the folder that was
-    asked for."""
+    asked for; ``prunings`` are the modes that it knows."""
 
     name: str
     device: str
@@ -212,6 +214,7 @@ class Loaded:
     memory: Memory
     kernels: str = ""
     model: str = ""
+    prunings: tuple[PruningMode, ...] = ODP_OR_NOT
 
 
 @dataclass(frozen=True)

@@ -40,17 +40,33 @@ def route(router_logits: Tensor, top_k: int, renormalised: bool = True) -> Routi
     return Routing(ids, weights / weights.sum(dim=-1, keepdim=True) if renormalised else weights)
 
 
+@dataclass(frozen=True, eq=False)
+class OtpRule:
+    """OTP's ``routers`` float32 [L, K - 1, H + K] and ``price``, see `engine.otp`; a rule equals
+    none but itself."""
+
+    routers: Tensor
+    price: float
+
+
 @dataclass(frozen=True)
 class DecodeRule:
     """What a pruning comes to while one token is decoded, as numbers per layer.
 
     The second slot runs where w1 / w0 >= ``thresholds[layer]`` or where the token's own importance
-    ||t||_1 * A_jj > ``quantiles[layer]``; kept alone, the first expert's weight is 1. Compiled and
-    captured steps know nothing else of pruning, so that they are the same in every mode.
+    ||t||_1 * A_jj > ``quantiles[layer]``; kept alone, the first expert's weight is 1. With ``otp``
+    its routers decide instead. Compiled and captured steps know nothing else of pruning, so that
+    they are the same in every mode.
     """
 
     thresholds: tuple[float, ...]
     quantiles: tuple[float, ...]
+    otp: OtpRule | None = None
+
+    @classmethod
+    def skipping_nothing(cls, num_layers: int) -> "DecodeRule":
+        """Every ratio passes a threshold of 0."""
+        return cls((0.0,) * num_layers, (math.inf,) * num_layers)
 
 
 class Pruning(Protocol):
@@ -80,8 +96,8 @@ class NoPruning:
     needs_statistics: bool = False
 
     def decode_rule(self, num_layers: int) -> DecodeRule:
-        """Every ratio passes a threshold of 0."""
-        return DecodeRule((0.0,) * num_layers, (math.inf,) * num_layers)
+        """None that skips anything."""
+        return DecodeRule.skipping_nothing(num_layers)
 
     def prune(
         self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
@@ -91,6 +107,12 @@ class NoPruning:
 
 
 NO_PRUNING = NoPruning()
+
+
+def check_strength(strength: float) -> None:
+    """Raise UsageError for what is not from 0 to `STRONGEST`."""
+    if not 0 <= strength <= STRONGEST:  # nor not a number
+        raise UsageError(f"pruning has a strength from 0 to {STRONGEST:g}, not {strength:g}")
 
 
 @dataclass(frozen=True)
@@ -120,8 +142,7 @@ class OdpPruning:
 
         Raises UsageError for what is not from 0 to `STRONGEST`.
         """
-        if not 0 <= strength <= STRONGEST:  # nor not a number
-            raise UsageError(f"pruning has a strength from 0 to {STRONGEST:g}, not {strength:g}")
+        check_strength(strength)
         return replace(self, thresholds=tuple(strength * level for level in self.thresholds))
 
     def decode_rule(self, num_layers: int) -> DecodeRule:

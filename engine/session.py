@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -14,11 +15,21 @@ from engine.chat import continues, count_tokens, prompt_ids
 from engine.checkpoint import LoadListener, load_model
 from engine.config import ModelConfig
 from engine.decoding.request import Request
-from engine.errors import DoesNotFitError
+from engine.errors import DoesNotFitError, UsageError
 from engine.generation import Generator, Reply
 from engine.integrity import ensure_verified
 from engine.manifest import Manifest, is_compressed, open_manifest
-from engine.protocol import Device, Finished, Loaded, Memory, Message, Meters, PruningMode
+from engine.otp import NO_OTP, OtpPruning
+from engine.protocol import (
+    ODP_OR_NOT,
+    Device,
+    Finished,
+    Loaded,
+    Memory,
+    Message,
+    Meters,
+    PruningMode,
+)
 from engine.protocol import Generate as Question
 from engine.pruning import NO_PRUNING, OdpPruning, Pruning
 from engine.tokenizer import Tokenizer
@@ -94,7 +105,12 @@ class Session:
         self._workspace = workspace
         self._weights = generator.model.memory_bytes()
         manifest = checkpoint.manifest
-        self._odp = None if manifest is None else OdpPruning.from_records(manifest.layers)
+        self._odp: OdpPruning | None = None
+        self._otp: OtpPruning | None = None
+        if manifest is not None:
+            folder, config = checkpoint.folder, checkpoint.config
+            self._odp = OdpPruning.from_records(manifest.layers)
+            self._otp = OtpPruning.load(folder, manifest, config, generator.model.embed.device)
 
     @classmethod
     def load(
@@ -146,6 +162,7 @@ class Session:
             bits_per_weight=manifest.sizes.bits_per_weight if manifest else held_bits,
             memory=self.memory(),
             kernels=f"{kernels.describe(torch.device(self._device.id))}; {self.generator.decoding}",
+            prunings=ODP_OR_NOT if self._otp is None else get_args(PruningMode),
         )
 
     def memory(self) -> Memory:
@@ -201,13 +218,18 @@ class Session:
             yield from reply
 
     def pruning(self, mode: PruningMode, strength: float = 1.0) -> Pruning:
-        """What a mode means for this model; ODP's thresholds are scaled by ``strength``.
+        """What a mode means for this model; ODP's thresholds, and likewise OTP's price, are scaled
+        by ``strength``.
 
-        An original has none, and prunes nothing. Raises UsageError for an impossible strength.
+        An original has none, and prunes nothing. Raises UsageError for an impossible strength, and
+        for OTP where none was learned.
         """
         if mode == "off" or self._odp is None:
             return NO_PRUNING
-        return self._odp if strength == 1.0 else self._odp.scaled(strength)
+        known = self._odp if mode == "odp" else self._otp
+        if known is None:
+            raise UsageError(NO_OTP)
+        return known if strength == 1.0 else known.scaled(strength)
 
     def meters(self, reply: Reply) -> Meters:
         """The gauges of a reply, running or ended."""

@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
         metavar="ORIGINAL",
         help="compare with this model, token by token: a folder, a name, or demo for its 16 bits",
     )
-    evaluation.add_argument("--pruning", choices=("odp", "off"), default="off")
+    evaluation.add_argument("--pruning", choices=("odp", "otp", "off"), default="off")
     evaluation.add_argument(
         "--token-by-token", action="store_true", help="perplexity as decoding has it, too"
     )
@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
     bench.add_argument("model", metavar="MODEL")
     bench.add_argument("--prompt", type=positive, default=256, metavar="N", help="prompt tokens")
     bench.add_argument("--tokens", type=positive, default=64, metavar="N", help="tokens to decode")
-    bench.add_argument("--pruning", choices=("odp", "off"), default="odp")
+    bench.add_argument("--pruning", choices=("odp", "otp", "off"), default="odp")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_kv_bits(bench)
     add_json(bench)

@@ -13,7 +13,7 @@ from app.history import HistoryError
 from app.key_names import ACTIONS
 from app.key_words import keys_words
 from app.models import display_name
-from app.pruning_words import pruning_of, stepped
+from app.pruning_words import pruning_of, stepped, switched
 from app.render import safe_text
 from app.screens.answering import Answering, AnsweringScreen
 from app.screens.chat_messages import MessagesScreen
@@ -23,7 +23,7 @@ from app.widgets.messages import Notice
 from engine import protocol
 from engine.errors import CheckpointError, McChatError, UsageError
 from engine.manifest import read_manifest
-from engine.protocol import PruningMode
+from engine.protocol import ODP_OR_NOT
 
 BROAD = 150
 """Columns from which the map of the experts fits beside the chat."""
@@ -118,13 +118,13 @@ class ChatScreen(MessagesScreen):
         self._prompt.focus()
 
     def action_pruning(self) -> None:
-        """Switch ODP, also in the middle of a reply."""
-        mode: PruningMode = "off" if self._odp.mode == "odp" else "odp"
-        self._prune(replace(self._odp, mode=mode))
+        """The model's next way to prune, or none, also in the middle of a reply."""
+        known = self._loaded.prunings if self._loaded else ODP_OR_NOT
+        self._prune(switched(self._odp, known))
 
     def action_strength(self, steps: int) -> None:
-        """Prune more or less, also in the middle of a reply; ODP is on then."""
-        self._prune(protocol.SetPruning("odp", stepped(self._odp.strength, steps)))
+        """Prune more or less, also in the middle of a reply."""
+        self._prune(stepped(self._odp, steps))
 
     def action_prune_as(self, text: str) -> None:
         """Prune as a command says: on, off, or a strength."""

@@ -15,11 +15,11 @@ from app.compare_words import agreement_words, task_words, variant_words
 from app.comparison import Comparison, Take, Variant
 from app.engine_client import WorkerEvent
 from app.models import InstalledModel
-from app.pruning_words import stepped
+from app.pruning_words import stepped, switched
 from app.render import safe_text
 from app.widgets.header import HeaderLine
 from app.widgets.take_view import TakeView
-from engine.protocol import PruningMode, SetPruning
+from engine.protocol import ODP_OR_NOT, SetPruning
 
 DRAW_SECONDS = 0.1
 QUOTED = 400
@@ -124,15 +124,13 @@ class CompareScreen(Screen[Take | None]):
         self.dismiss(self._comparison.right)
 
     def action_pruning(self) -> None:
-        """Switch the right one's ODP."""
+        """Switch the right one's pruning on or off."""
         now = self._comparison.right.variant.pruning
-        mode: PruningMode = "off" if now.mode == "odp" else "odp"
-        self._prune(replace(now, mode=mode))
+        self._prune(switched(now, ODP_OR_NOT))
 
     def action_strength(self, steps: int) -> None:
-        """Prune the right one more or less; ODP is on then."""
-        strength = self._comparison.right.variant.pruning.strength
-        self._prune(SetPruning("odp", stepped(strength, steps)))
+        """Prune the right one more or less."""
+        self._prune(stepped(self._comparison.right.variant.pruning, steps))
 
     def _prune(self, pruning: SetPruning) -> None:
         self._choose(replace(self._comparison.right.variant, pruning=pruning))

@@ -22,13 +22,14 @@ from engine.config import ModelConfig
 from engine.errors import UsageError
 from engine.manifest import is_compressed, read_manifest
 from engine.model import Model
+from engine.otp import NO_OTP, OtpPruning
 from engine.pruning import NO_PRUNING, OdpPruning, Pruning
 from engine.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from compress.evaluation.harness import HarnessTasks
 
-PruningMode = Literal["odp", "off"]
+PruningMode = Literal["odp", "otp", "off"]
 HARNESS = "harness:"
 """What the names of lm_eval's tasks begin with: `harness:arc_easy,winogrande`."""
 
@@ -100,7 +101,7 @@ def evaluate(
     _check_tasks(folder, scope)
     needle = _find_needle(folder, scope)
     harness = _find_harness(scope, listener)
-    pruning = pruning_of(folder, scope.pruning)
+    pruning = pruning_of(folder, scope.pruning, device)
     windows = _windows(folder, scope)
     if scope.only_text and not is_compressed(folder):
         figure = perplexity_of(predictions_layerwise(folder, windows, device, listener))
@@ -225,10 +226,16 @@ def _windows(folder: Path, scope: Scope) -> Tensor:
     return windows
 
 
-def pruning_of(folder: Path, mode: PruningMode) -> Pruning:
-    """The pruning that a model's own thresholds give. Raises UsageError where it has none."""
+def pruning_of(folder: Path, mode: PruningMode, device: torch.device | str = "cpu") -> Pruning:
+    """The pruning that a model has learned. Raises UsageError where it has none."""
     if mode == "off":
         return NO_PRUNING
     if not is_compressed(folder):
-        raise UsageError("ODP's thresholds are learned by compressing; measure this with off")
-    return OdpPruning.from_records(read_manifest(folder).layers)
+        raise UsageError("pruning is learned on compressed models; measure this with off")
+    manifest = read_manifest(folder)
+    if mode == "odp":
+        return OdpPruning.from_records(manifest.layers)
+    learned = OtpPruning.load(folder, manifest, ModelConfig.from_folder(folder), device)
+    if learned is None:
+        raise UsageError(NO_OTP)
+    return learned

@@ -28,7 +28,7 @@ def words(*line: str) -> list[str]:
         (("run", ""), ["tiny", "demo"]),
         (("run", "t"), ["tiny"]),
         (("run", "tiny", "--pr"), ["--preset", "--pruning"]),
-        (("run", "--pruning", ""), ["odp", "off"]),
+        (("run", "--pruning", ""), ["odp", "otp", "off"]),
         (("run", "--json", "--top-k", "5", "ti"), ["tiny"]),
         (("run", "tiny", "--preset", ""), ["coder", "poet"]),
         (("run", "tiny", "--device", "c"), ["cpu", "cuda"]),

@@ -88,7 +88,7 @@ def test_commands_say_what_they_did_and_what_the_model_says_stays_apart(
     result = mc_chat("chat", "--plain", "tiny", *SHORT, stdin=script + "/quit\nNever\n")
     assert result.code == 0
     for said in (
-        "/pruning odp|off: skip experts",
+        "/pruning odp|otp|off: skip experts",
         "No reply is being written.",
         "Pruning is odp.",
         "Last reply: 3 tokens, ",
@@ -231,7 +231,7 @@ def test_a_mistake_is_said_and_the_chat_goes_on(typing: Type, tiny: Path) -> Non
     assert result.code == 0
     for said in (
         "there is no command /fly; /help lists them",
-        "pruning is odp or off.",
+        "pruning is odp, otp or off.",
         "once something was said.",
         "'nothing'",
         "the context holds 128",

@@ -3,9 +3,9 @@ import pytest
 from app.command_table import COMMANDS, action_of
 from app.key_names import ACTIONS
 from app.key_words import key_words, keys_words
-from app.pruning_words import pruning_of, pruning_words, stepped
+from app.pruning_words import pruning_of, pruning_words, stepped, switched
 from engine.errors import UsageError
-from engine.protocol import SetPruning
+from engine.protocol import ODP_OR_NOT, SetPruning
 
 
 def test_names_are_words_and_given_once():
@@ -62,12 +62,24 @@ def test_pruning_in_words_and_back():
     assert pruning_of("off", SetPruning("odp", 1.5)) == SetPruning("off", 1.5)
     assert pruning_of("on", SetPruning("off", 1.5)) == SetPruning("odp", 1.5)
     assert pruning_of("0.5", SetPruning("off")) == SetPruning("odp", 0.5)
+    assert pruning_words(SetPruning("otp", 0.75)) == "OTP ×0.75"
+    assert pruning_of("otp", SetPruning("odp", 0.5)) == SetPruning("otp", 0.5)
+    assert pruning_of("on", SetPruning("otp", 1.5)) == SetPruning("otp", 1.5)
+    assert pruning_of("0.5", SetPruning("otp")) == SetPruning("otp", 0.5)
     for wrong in ("2.1", "-1", "nan", "strong"):
         with pytest.raises(UsageError, match=f"from 0 to 2, not {wrong}"):
             pruning_of(wrong, SetPruning("odp"))
 
 
 def test_steps_stay_within_the_limits():
-    assert [stepped(1.0, 1), stepped(2.0, 1), stepped(0.0, -1), stepped(0.25, -1)] == [
-        *(1.25, 2.0, 0.0, 0.0)
-    ]
+    for strength, steps, found in ((1.0, 1, 1.25), (2.0, 1, 2.0), (0.0, -1, 0.0), (0.25, -1, 0.0)):
+        assert stepped(SetPruning("otp", strength), steps) == SetPruning("otp", found)
+    assert stepped(SetPruning("off"), 1) == SetPruning("odp", 1.25)
+
+
+def test_the_modes_that_a_model_knows_take_turns():
+    now = SetPruning("odp", 1.5)
+    turns = [now := switched(now, ("odp", "otp", "off")) for _ in range(3)]
+    assert [turn.mode for turn in turns] == ["otp", "off", "odp"]
+    assert {turn.strength for turn in turns} == {1.5}
+    assert switched(SetPruning("otp"), ODP_OR_NOT).mode == "odp"

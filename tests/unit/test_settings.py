@@ -104,7 +104,7 @@ def test_a_preset_changes_what_it_names_and_nothing_else(tmp_path: Path):
         ("context = 0", 1, "'context' must be 1 or more, not 0"),
         ("system = 3", 1, "'system' must be a text, not 3"),
         ("system = 1979-05-27", 1, "'system' must be a text, not "),
-        ('pruning = "maybe"', 1, "'pruning' must be one of: odp, off"),
+        ('pruning = "maybe"', 1, "'pruning' must be one of: odp, otp, off"),
         ('device = "abacus"', 1, "'device' must be auto, cpu, cuda or cuda:N, not 'abacus'"),
         ('theme = "pink"', 1, "'theme' must be one of: mc-chat, "),
         ("ascii = 1", 1, "'ascii' must be true or false, not 1"),
