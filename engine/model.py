@@ -161,7 +161,7 @@ class Model:
         """
         rule = pruning.decode_rule(self.config.num_layers)
         step = self.decoder.step(self)
-        if rule is None or rule.otp is not None or step is None or not step.takes(cache, rule):
+        if rule is None or step is None or not step.takes(cache, rule):
             return None
         # Not a protocol that is checked at run time: that takes as long as a layer of the demo.
         add: Callable[[NDArray[np.int64]], None] | None = getattr(counters, "add", None)
