@@ -50,7 +50,8 @@ class ChatScreen(MessagesScreen):
         Binding("f5", "answering", "Answers", id="answering", show=False),
         Binding("ctrl+g", "again", "Again", id="again"),
         Binding("ctrl+t", "go_on", "Go on", id="go_on", show=False),
-        Binding("ctrl+n", "new_chat", "New", id="new_chat"),
+        # Before the prompt has it: what is typed next, however fast, goes to the new chat.
+        Binding("ctrl+n", "new_chat", "New", id="new_chat", priority=True),
         Binding("ctrl+o", "chats", "Chats", id="chats"),
         Binding("ctrl+r", "restart", "Restart engine", id="restart", show=False),
         Binding("pageup", "page(-1)", "Scroll up", show=False, priority=True),
@@ -236,6 +237,8 @@ class ChatScreen(MessagesScreen):
         """To another chat, or a new one; the message at the depth ``around`` has the focus."""
         self._cancel()
         await self._end_reply("stopped")
+        if self._header.state == "stopping":  # what the engine still tells of it is not heard
+            self._header.show("ready")
         self._end_editing()
         self._conversation = self._open(chat)
         await self._show_conversation(around)

@@ -294,8 +294,22 @@ async def test_a_new_chat_in_the_middle_of_a_reply_stops_it():
         await pilot.press("ctrl+n")
         await wait_until(pilot, lambda: not replies(pilot))
         assert saved()[-1][2] == "stopped"
+        await wait_for_state(pilot, "ready")
         await talk(pilot, "next")
         assert replies(pilot) == [ANSWER]
+
+
+async def test_what_is_typed_right_after_the_key_for_a_new_chat_is_said_there():
+    install_model()
+    async with make_app().run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+        await talk(pilot, "hello")
+        for key in ("ctrl+n", "h", "i", "enter"):  # without a look at the screen in between
+            pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await wait_until(pilot, lambda: len(saved()) == 4)
+        await wait_for_state(pilot, "ready")
+        assert replies(pilot) == [ANSWER]
+        assert saved()[-1] == ("assistant", ANSWER, "done")
 
 
 async def test_keys_pressed_faster_than_the_screen_draws_break_nothing():
