@@ -90,11 +90,15 @@ def work_bytes(
 ) -> int:
     """Peak of the work on one expert, beside the streams, on the device that computes: while it is
     scored at ``widths`` widths, or quantized at one beside ``packed`` bytes of experts that wait
-    for their layer's file. Where the head is rounded, too, at least the peak of that, which is less
+    for their layer's file. An expert that every token passes is wider than those, and all of it is
+    in float32 the while. Where the head is rounded, too, at least the peak of that, which is less
     but for narrow experts and a large vocabulary."""
-    quantizing = _expert_bytes(config, 1) + packed
+    inner, shared = config.intermediate_size, config.traits.shared_size
+    beside = FLOAT32 * config.shared_weights
+    scoring = _expert_bytes(config, inner, widths) + beside
+    quantizing = _expert_bytes(config, max(inner, shared), 1) + beside + packed
     heading = 0 if head_bits == FULL_BITS else _head_bytes(config)
-    return max(_expert_bytes(config, widths), quantizing, heading)
+    return max(scoring, quantizing, heading)
 
 
 def packed_bytes(config: ModelConfig) -> int:
@@ -103,10 +107,11 @@ def packed_bytes(config: ModelConfig) -> int:
     return config.num_experts * config.expert_weights * 13 // 32
 
 
-def _expert_bytes(config: ModelConfig, widths: int) -> int:
-    """Rounding one expert at so many widths: either while ``down`` is rounded, with the Hessian and
-    its factor, or while the rounded experts are compared with the exact one."""
-    hidden, inner = config.hidden_size, config.intermediate_size
+def _expert_bytes(config: ModelConfig, inner: int, widths: int) -> int:
+    """Rounding one expert of this inner width at so many widths: either while ``down`` is rounded,
+    with the Hessian and its factor, or while the rounded experts are compared with the exact
+    one."""
+    hidden = config.hidden_size
     matrix = hidden * inner
     expert = 3 * matrix * HALF
     activations = chunk_of(inner) * (2 * inner * HALF + inner * (HALF + FLOAT32))
@@ -228,6 +233,7 @@ def layer_work(
             attention.times(3)
             + quantized_attention
             + _expert(config, tokens, 1, sweeps[1]).times(config.num_experts)
+            + _shared(config, tokens, sweeps[1])
             + _forward(config, tokens, 1)
         ),
     }
@@ -240,8 +246,23 @@ def _attention(config: ModelConfig, tokens: int, window: int) -> Work:
 
 
 def _forward(config: ModelConfig, tokens: int, times: int) -> Work:
-    """All tokens through their experts."""
-    return Work(forward=times * 2 * tokens * config.top_k * config.expert_weights)
+    """All tokens through their experts, and once through a shared one."""
+    chosen = times * config.top_k * config.expert_weights
+    return Work(forward=2 * tokens * (chosen + config.shared_weights))
+
+
+def _shared(config: ModelConfig, tokens: int, sweeps: int) -> Work:
+    """Hessians, factors and codes of an expert that every token passes."""
+    hidden, inner = config.hidden_size, config.traits.shared_size
+    if not inner:
+        return Work()
+    return Work(
+        forward=2 * tokens * 2 * hidden * inner,
+        hessian=2 * tokens * (hidden**2 + inner**2),
+        factor=(hidden**3 + inner**3) / 3,
+        rounding=_rounding(2 * inner, hidden, sweeps) + _rounding(hidden, inner, sweeps),
+        weights=config.shared_weights,
+    )
 
 
 def _expert(config: ModelConfig, tokens: int, widths: int, sweeps: int) -> Work:
