@@ -47,6 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "models": ("mc-chat models", "mc-chat models --json"),
     "info": ("mc-chat info demo",),
     "verify": ("mc-chat verify demo",),
+    "prune": ("mc-chat prune demo",),
     "export": ("mc-chat export demo --format hqq",),
     "import": ("mc-chat import demo-hqq --out demo-again",),
     "rm": ("mc-chat rm demo-again",),
@@ -74,6 +75,7 @@ UNSHOWN: dict[str, tuple[str, ...]] = {
 
 SEE = {
     "compress": "[how compression is done](compressing.md)",
+    "prune": "[pruning](pruning.md)",
     "eval": "[what each figure is](evaluation.md)",
     "pull": "[the hub](hub.md)",
     "publish": "[the hub](hub.md)",

@@ -23,8 +23,8 @@ from engine.tensor_file import TensorFile
 NO_OTP = "this model has learned no OTP; run `mc-chat prune` on it, or take --pruning odp"
 
 _TENSOR = "otp.weight"
-_FARTHEST = 60.0
-"""What a foretold logarithm is cut to: exp of it, and of its negative, is a float32 and not 0."""
+FARTHEST = 60.0
+"""What logarithms are cut to: exp of it, and of its negative, is a float32 and not 0."""
 
 
 def router_shape(config: ModelConfig) -> tuple[int, int, int]:
@@ -35,7 +35,7 @@ def router_shape(config: ModelConfig) -> tuple[int, int, int]:
 def features(tokens: Tensor, weights: Tensor) -> Tensor:
     """What a router sees, float32 [T, H + K]: the normed input [T, H] of the MoE block, the
     logarithms of w_r / w_0 for the ranks r from 1 to K - 1, and 1."""
-    ratios = (weights[:, 1:] / weights[:, :1]).log()
+    ratios = (weights[:, 1:] / weights[:, :1]).log().clamp(min=-FARTHEST)
     return torch.cat([tokens.float(), ratios, torch.ones_like(weights[:, :1])], dim=1)
 
 
@@ -45,7 +45,7 @@ def choose_count(logarithms: Tensor, price: float) -> Tensor:
     ``logarithms`` [T, K - 1] are of the damage of keeping the first 1 to K - 1; all K do none. The
     damage and the price of those that run add up, and the least sum wins.
     """
-    damages = logarithms.clamp(-_FARTHEST, _FARTHEST).exp()
+    damages = logarithms.clamp(-FARTHEST, FARTHEST).exp()
     damages = torch.cat([damages, torch.zeros_like(damages[:, :1])], dim=1)  # [T, K]
     ranks = torch.arange(damages.shape[1], device=damages.device)
     return (damages + price * ranks).argmin(dim=1) + 1

@@ -95,6 +95,7 @@ class DecodeStep:
         self._progress = np.zeros((2 + at.PHASES * layers) * at.LINE, np.int64)
         self._rule = NO_PRUNING.decode_rule(layers)
         self._rule_numbers = np.zeros((layers, 2), np.float32)
+        self._price = np.zeros(1, np.float32)
         self._layers = np.array([_layer_row(layer) for layer in model.layers])
         self._model = self._model_row(model)
         self._call = np.zeros(at.CALL_FIELDS, np.int64)
@@ -113,7 +114,7 @@ class DecodeStep:
         keys, config = cache.layers[0].keys, self._config
         known = keys.dtype in (torch.float32, torch.int8) and keys.is_cpu
         few = len(keys) <= _FEW_SEQUENCES or config.hidden_size < SMALLEST_SHARED
-        spoken = rule.otp is None and (config.top_k == 2 or rule == _unpruned(config.num_layers))
+        spoken = config.top_k == 2 or rule.otp is not None or rule == _unpruned(config.num_layers)
         return known and few and spoken
 
     def run(self, token: int, cache: KVCache, rule: DecodeRule, sequence: int = 0) -> Tensor:
@@ -191,6 +192,8 @@ class DecodeStep:
     def _write_rule(self, rule: DecodeRule) -> None:
         self._rule = rule
         self._rule_numbers[:] = np.transpose((rule.thresholds, rule.quantiles))
+        self._price[:] = 0.0 if rule.otp is None else rule.otp.price
+        self._model[at.OTP] = 0 if rule.otp is None else rule.otp.routers.data_ptr()
 
     def _rotation_at(self, position: int) -> tuple[int, int]:
         """Where cosines and sines of a position lie; those of some later ones are made, too."""
@@ -234,6 +237,7 @@ class DecodeStep:
             at.ACTIVATIONS: _floats(config.top_k * inner),
             at.EPSILONS: self._epsilons,
             at.RULE: self._rule_numbers,
+            at.PRICE: self._price,
             at.IDS: self.ids,
             at.SHARES: self.weights,
             at.COUNTS: self.counts,

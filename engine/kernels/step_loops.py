@@ -14,7 +14,7 @@ the thread has for itself.
 import hashlib
 import time
 from collections.abc import Callable
-from math import exp, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from numba import float32, int64, njit, void
 from engine.kernels import step_memory as memory
 from engine.kernels import step_table as at
 from engine.kernels import step_vectors as vectors
-from engine.kernels.step_attention import attend, combine, own_attention, visible
+from engine.kernels.step_attention import attend, combine, visible
 from engine.kernels.step_rotation import rotate
+from engine.kernels.step_routing import choose, keep_worth, prune
 from engine.kernels.step_work import (
     FLOAT,
     HALF,
@@ -139,9 +140,11 @@ def _route(model: Table, layer: Table, call: Table, index: int, phase: int, mine
         dense_rows(layer, at.ROUTER, 0, tiles_of(layer, at.ROUTER), normed, mine, model, chances)
         ids = model[at.IDS] + index * model[at.TOP_K] * INT
         shares = model[at.SHARES] + index * model[at.TOP_K] * FLOAT
-        _choose(chances, model, ids, shares)
-        if model[at.TOP_K] == 2:
-            _prune(model, call, index, ids, shares)
+        choose(chances, model, ids, shares)
+        if model[at.OTP] != 0:
+            keep_worth(model, index, ids, shares)
+        elif model[at.TOP_K] == 2:
+            prune(model, call, index, ids, shares)
         if layer[at.ROTATED]:
             rotate(normed, model[at.HIDDEN], layer[at.EXPERT_GROUP])
         counts = model[at.COUNTS] + index * 2 * model[at.EXPERTS] * INT
@@ -152,53 +155,6 @@ def _route(model: Table, layer: Table, call: Table, index: int, phase: int, mine
             memory.put_int(counts, slot, memory.int_at(counts, slot) + 1)
         done(progress, 1)
     wait(model, phase, 1)
-
-
-@njit(**OPTIONS)
-def _choose(chances: int, model: Table, ids: int, shares: int) -> None:
-    """The likeliest experts, the likeliest first, and their weights.
-
-    ``chances`` are the router's logits.
-    """
-    experts, top_k = model[at.EXPERTS], model[at.TOP_K]
-    most, every, total = memory.float_at(chances, 0), float32(0), float32(0)
-    for expert in range(1, experts):
-        most = max(most, memory.float_at(chances, expert))
-    for expert in range(experts):
-        chance = float32(exp(memory.float_at(chances, expert) - most))
-        memory.put_float(chances, expert, chance)
-        every += chance
-    for k in range(top_k):
-        best = -1
-        for expert in range(experts):
-            chance = memory.float_at(chances, expert)
-            # Those already chosen are below 0; with NaNs some expert runs all the same.
-            if not chance < 0 and (best < 0 or chance > memory.float_at(chances, best)):
-                best = expert
-        chance = memory.float_at(chances, best)
-        memory.put_int(ids, k, best)
-        memory.put_float(shares, k, chance)
-        memory.put_float(chances, best, float32(-1))
-        total += chance
-    if model[at.RENORMALISED] == 0:
-        total = every
-    for k in range(top_k):
-        memory.put_float(shares, k, memory.float_at(shares, k) / total)
-
-
-@njit(**OPTIONS)
-def _prune(model: Table, call: Table, index: int, ids: int, shares: int) -> None:
-    """Skip the second slot where the layer's rule says so; see `engine.pruning.DecodeRule`."""
-    threshold = memory.float_at(model[at.RULE], 2 * index)
-    if memory.float_at(shares, 1) / memory.float_at(shares, 0) >= threshold:
-        return
-    _, parts = visible(model, call)
-    size = vectors.sum_of_magnitudes(model[at.NORMED], model[at.HIDDEN])
-    if size * own_attention(model, parts) > memory.float_at(model[at.RULE], 2 * index + 1):
-        return
-    memory.put_int(ids, 1, -1 - memory.int_at(ids, 1))
-    memory.put_float(shares, 0, float32(1))
-    memory.put_float(shares, 1, float32(0))
 
 
 @njit(**OPTIONS)
@@ -356,7 +312,7 @@ def _stamp(model: Table, phase: int, thread: int) -> None:
 def _sources() -> int:
     """A number that changes with the code of the step."""
     folder = Path(__file__).parent
-    others = (folder.parent / name for name in ("cache.py", "layout.py"))
+    others = (folder.parent / name for name in ("cache.py", "layout.py", "otp.py"))
     files = [*sorted(folder.glob("step_*.py")), *others]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
     return int.from_bytes(digest[:7], "little")

@@ -13,12 +13,13 @@ from compress.pruning.damage import LayerDamage, measure_damage
 from compress.pruning.job import PruneJob, learn_otp
 from compress.pruning.otp import fit_router, price_for, skipped_share
 from engine.attention import AttentionStatistics
+from engine.cache import KVCache
 from engine.checkpoint import load_model, open_checkpoint
 from engine.counters import Counters
 from engine.errors import CheckpointError, UsageError
 from engine.manifest import OTP_FILE, read_manifest
 from engine.otp import OtpPruning, choose_count, keep_first
-from engine.pruning import Routing, route
+from engine.pruning import NO_PRUNING, Routing, route
 from tests.unit.models_for_tests import save_tiny_mixtral, write_compressed
 from tests.unit.packed_models_for_tests import Shape, random_model
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
@@ -41,6 +42,34 @@ class KeepFirst:
         if layer != self._layer:
             return routing
         return keep_first(routing, torch.full((len(routing.ids),), self._count))
+
+
+class LayerByLayer:
+    """A pruning that no rule tells: nothing compiled takes it."""
+
+    needs_statistics = False
+
+    def __init__(self, inner: OtpPruning) -> None:
+        self._inner = inner
+
+    def decode_rule(self, num_layers: int) -> None:
+        return None
+
+    def prune(
+        self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
+    ) -> Routing:
+        return self._inner.prune(layer, routing, tokens, attention)
+
+
+class Heard:
+    """The routings of every layer of every token, and the logits."""
+
+    def __init__(self) -> None:
+        self.routings: list[Routing] = []
+        self.logits: list[Tensor] = []
+
+    def record(self, layer: int, routing: Routing) -> None:
+        self.routings.append(routing)
 
 
 @pytest.fixture
@@ -215,3 +244,47 @@ def test_one_expert_a_token_leaves_nothing_to_skip(tmp_path: Path, text: Path) -
     write_compressed(original, folder, (2, 2, 2, 2))
     with pytest.raises(UsageError, match="nothing to skip"):
         learn_otp(PruneJob(folder, text=text), lambda step: None)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(), Shape(top_k=3, rotated=True), Shape(top_k=4, hidden=128, group=64, inner=128)],
+    ids=["two", "three", "four"],
+)
+def test_the_compiled_step_keeps_as_many(shape: Shape) -> None:
+    model = random_model(shape)
+    torch.manual_seed(9)
+    routers = torch.randn(shape.layers, shape.top_k - 1, shape.hidden + shape.top_k) * 0.2
+    otp = OtpPruning(routers, 0.5)
+    tokens = torch.randint(shape.vocab, (24,)).tolist()
+    ours, theirs = (KVCache(model.config, 24, 1, "cpu", torch.float32) for _ in range(2))
+    compiled, general = Heard(), Heard()
+    for heard, cache, pruning in ((compiled, ours, otp), (general, theirs, LayerByLayer(otp))):
+        with torch.inference_mode():
+            for token in tokens:
+                logits = model.forward(torch.tensor([[token]]), cache, pruning, heard)
+                heard.logits.append(logits)
+    step = model.decoder.step(model)
+    assert step is not None
+    assert step.takes(ours, otp.decode_rule(shape.layers))
+    for found, expected in zip(compiled.routings, general.routings, strict=True):
+        assert torch.equal(found.ids, expected.ids)
+        torch.testing.assert_close(found.weights, expected.weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat(compiled.logits), torch.cat(general.logits), rtol=1e-3, atol=1e-3
+    )
+    counts = {int((routing.ids >= 0).sum()) for routing in general.routings}
+    assert counts == set(range(1, shape.top_k + 1))
+
+
+def test_from_token_to_token_the_rule_may_change() -> None:
+    model = random_model(Shape())
+    routers = torch.zeros(2, 1, 66)
+    shares = []
+    for pruning in (OtpPruning(routers, 2.0), NO_PRUNING, OtpPruning(routers, 0.5)):
+        cache, heard = KVCache(model.config, 8, 1, "cpu", torch.float32), Heard()
+        with torch.inference_mode():
+            for token in (3, 4):
+                model.forward(torch.tensor([[token]]), cache, pruning, heard)
+        shares.append([int((routing.ids < 0).sum()) for routing in heard.routings])
+    assert shares == [[1] * 4, [0] * 4, [0] * 4]
