@@ -108,6 +108,7 @@ def plan(
     group_size: int = budget.GROUP_SIZE,
     kv_bits: budget.KvBits = 16,
     quantizer: str = DEFAULT_QUANTIZER,
+    also: float | None = None,
 ) -> Plan:
     """Weigh every width against the free memory of ``device`` at ``context`` tokens.
 
@@ -117,16 +118,17 @@ def plan(
     nothing fits, a shorter context is looked for, and ``others``, the further devices of the
     machine. A device of unknown memory is given the benefit of the doubt.
     ``kv_bits``: of an element of the KV cache, 16 for the type of the activations; ``quantizer``:
-    what the build will be made with. Raises
-    UsageError for a context that the model was not trained for.
+    what the build will be made with; ``also``: a width that is a choice even where it does not
+    fit. Raises UsageError for a context that the model was not trained for.
     """
     need = _need(config, group_size, kv_bits, quantizer)
     tokens = budget.choose_context(config, context)
     widths = budget.NOMINAL_BITS if only is None else (only,)
     choices = tuple(_choice(config, device, tokens, bits, need) for bits in widths)
-    if only is None and device.memory_known and _is_comfortable(choices[-1]):
+    if only is None and device.memory_known:
+        room = _is_comfortable(choices[-1])
         wide = (_choice(config, device, tokens, bits, need) for bits in budget.WIDE_BITS)
-        choices += tuple(choice for choice in wide if choice.fits)
+        choices += tuple(row for row in wide if (room and row.fits) or row.nominal_bits == also)
     if any(choice.fits for choice in choices):
         recommended, reason = _recommend(choices, device, preferred_bits)
         return Plan(device, tokens, choices, recommended, reason)

@@ -43,7 +43,9 @@ FIXED: tuple[tuple[str, tuple[Line, ...]], ...] = (
         "Set up",
         (
             ("Enter", "compress the chosen size"),
-            ("Tab", "from the sizes to the models and back"),
+            ("Tab  Shift+Tab", "between models, context and sizes"),
+            ("Left  Right", "less or more context, or bits"),
+            ("PgUp  PgDn", "scroll, where the screen is low"),
             ("D", "plan for another device"),
             ("C", "plan for another context"),
             ("Esc", "back to the chat"),

@@ -26,11 +26,13 @@ from app.screens.report import ReportScreen
 from app.screens.transferring import TransferScreen
 from app.services import Services
 from app.units import size
+from app.widgets.context_slider import ContextSlider, stops
 from app.widgets.header import HeaderLine
 from app.widgets.plan_table import PlanTable
 from app.widgets.running_line import RunningLine
+from app.widgets.size_panel import SizePanel
 from app.widgets.source_list import SourceList
-from compress.plan import Choice, Plan, plan
+from compress.plan import Choice, Plan, at_contexts, plan
 from engine import protocol
 from engine.errors import CheckpointError, McChatError
 from engine.manifest import is_compressed, read_manifest
@@ -41,7 +43,6 @@ SOURCES = (
     "Mixtral 8x7B Instruct: the hub's original, compressed on this machine",
     "Another Mixtral: a folder with the original, or OWNER/NAME on the hub",
 )
-CONTEXTS = (2048, 4096, 8192, 16_384, 32_768)
 INTRO = Content.from_markup(
     "[bold]Welcome to mc-chat.[/]  [$quiet]Choose what this machine shall run; Enter begins.[/]"
 )
@@ -64,6 +65,9 @@ class WizardScreen(Screen[Path | None]):
         Binding("c", "context", "Context"),
         Binding("w", "watch", "Watch"),
         Binding("ctrl+r", "detect", "Look again", show=False),
+        # The lists are too short to need these keys.
+        Binding("pageup", "scroll_page(-1)", "Up", show=False, priority=True),
+        Binding("pagedown", "scroll_page(1)", "Down", show=False, priority=True),
         Binding("escape", "leave", "Back", key_display="Esc"),
     ]
 
@@ -80,7 +84,7 @@ class WizardScreen(Screen[Path | None]):
         self._dared: _Attempt | None = None
 
     def compose(self) -> ComposeResult:
-        """Machine, model, size: in the order of the decisions."""
+        """Machine, model, context, size: in the order of the decisions; then what it takes."""
         yield HeaderLine()
         with VerticalScroll(id="wizard", can_focus=False):
             yield Static(INTRO, id="intro")
@@ -90,8 +94,7 @@ class WizardScreen(Screen[Path | None]):
             yield Static("MODEL", classes="heading")
             yield SourceList([*SOURCES, *map(_build_line, self._sources[len(SOURCES) :])])
             yield Input(placeholder="a folder, or OWNER/NAME", id="folder", compact=True)
-            yield Static("SIZE", id="size", classes="heading")
-            yield PlanTable()
+            yield SizePanel()
             yield Static("", id="message", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
@@ -120,7 +123,7 @@ class WizardScreen(Screen[Path | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """An original was named: its config says what would fit."""
         event.stop()
-        self._say(ASKING if sources.is_repository(event.value.strip()) else "", "quiet")
+        self._write(ASKING if sources.is_repository(event.value.strip()) else "", "quiet")
         self._look_at(event.value.strip())
 
     @work(thread=True, exclusive=True, group="config")
@@ -153,15 +156,22 @@ class WizardScreen(Screen[Path | None]):
 
     def action_context(self) -> None:
         """Plan for the next longer context, after the longest for the shortest."""
-        if not self._devices:
-            return
-        config, now = self._source.config, self._plan().context
-        possible = [tokens for tokens in CONTEXTS if tokens <= config.max_context]
-        if not possible:
-            self._say(f"This model was trained for {config.max_context:,} tokens and no more.")
-            return
-        self._tokens = next((tokens for tokens in possible if tokens > now), possible[0])
-        self._show_plan()
+        slider = self.query_one(ContextSlider)
+        if slider.disabled:
+            self._say(f"This model was trained for {self._longest:,} tokens and no more.")
+        elif self._devices:
+            slider.go_round()
+
+    def on_context_slider_moved(self, event: ContextSlider.Moved) -> None:
+        """Another context: what the chosen width takes there."""
+        chosen = self.query_one(PlanTable).chosen
+        self._tokens = event.tokens
+        self._show_plan(chosen.nominal_bits if chosen else None)
+
+    def action_scroll_page(self, pages: int) -> None:
+        """Up or down, where the screen is low."""
+        scroll = self.query_one("#wizard", VerticalScroll)
+        scroll.scroll_relative(y=pages * scroll.size.height // 2, animate=False)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """On the first run there is nothing to go back to; often no job runs."""
@@ -292,17 +302,21 @@ class WizardScreen(Screen[Path | None]):
     def _source(self) -> sources.SourceChoice:
         return self._sources[self._chosen]
 
+    @property
+    def _longest(self) -> int:
+        """Tokens that the model was trained for."""
+        return self._source.config.max_context
+
     def _preferred_device(self) -> int:
         """The one that the settings name, or the best."""
         ids = [device.id for device in self._devices]
         wanted = self._services.settings.device
         return ids.index(wanted) if wanted in ids else 0
 
-    def _plan(self) -> Plan:
-        """For what is chosen now."""
+    def _plan(self, bits: float | None = None) -> Plan:
+        """For what is chosen now; ``bits``: a width that is shown even where it does not fit."""
         source, device = self._source, self._devices[self._device]
-        longest = source.config.max_context
-        context = None if self._tokens is None else min(self._tokens, longest)
+        context = None if self._tokens is None else min(self._tokens, self._longest)
         only = source.build.nominal_bits if source.build else None
         return plan(
             source.config,
@@ -312,6 +326,7 @@ class WizardScreen(Screen[Path | None]):
             self._devices,
             only=only,
             kv_bits=self._services.settings.kv_bits,
+            also=bits,
         )
 
     def _show_machine(self) -> None:
@@ -321,29 +336,37 @@ class WizardScreen(Screen[Path | None]):
         ]
         self.query_one("#machine", Static).update(Content("\n").join(lines))
 
-    def _show_plan(self) -> None:
+    def _show_plan(self, bits: float | None = None) -> None:
+        """``bits``: the width to stay at, None: the recommended."""
         if not self._devices:
             return
-        table = self._plan()
-        self.query_one("#size", Static).update(
-            Content.assemble("SIZE", (f"  at a context of {table.context:,} tokens", "$quiet"))
-        )
-        self.query_one(PlanTable).show(table)
+        source, settings, table = self._source, self._services.settings, self._plan(bits)
+        wanted = [tokens for tokens in (settings.context, table.context) if tokens]
+        contexts = stops(self._longest, wanted)
+
+        def weigh(bits: float) -> tuple[Choice, ...]:
+            kv_bits = settings.kv_bits
+            return at_contexts(source.config, table.device, contexts, bits, kv_bits=kv_bits)
+
+        self.query_one(SizePanel).show(table, contexts, weigh, bits)
         if table.recommended is None:
-            self._say(f"{table.reason}. Enter twice tries anyway.")
+            self._write(f"{table.reason}. Enter twice tries anyway.", "warning")
             return
         words = [f"★ recommended: {table.reason}."]
-        words += job_words(self._source, table.recommended.nominal_bits, table.device.kind)
+        words += job_words(source, table.recommended.nominal_bits, table.device.kind)
         if any(choice.paper_score for choice in table.choices):
             words.append("Perplexity as the paper measured it on WikiText-2; lower is better.")
-        self._say("\n".join(words), "quiet")
+        self._write("\n".join(words), "quiet")
 
     def _say(self, text: str, style: str = "warning") -> None:
+        """What must be seen at once."""
+        self._write(text, style)
+        self.call_after_refresh(self.query_one("#message").scroll_visible, animate=False)
+
+    def _write(self, text: str, style: str) -> None:
         message = self.query_one("#message", Static)
         message.update(safe_text(text))
         message.set_classes(f"-{style}")
-        if style != "quiet":
-            self.call_after_refresh(message.scroll_visible, animate=False)
 
 
 @dataclass(frozen=True)

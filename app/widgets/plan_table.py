@@ -13,30 +13,34 @@ PERPLEXITY = "perplexity"
 UNKNOWN = "  ? unknown"
 _COLUMNS = (
     ("  bits", 6),
-    ("weights", 10),
+    ("in all", 9),
+    ("  fits", 11),
+    (PERPLEXITY, 11),
+    ("weights", 9),
     ("KV cache", 10),
     ("workspace", 11),
-    ("in all", 10),
-    ("  fits", 11),
-    (PERPLEXITY, 12),
 )
-"""Headings and widths in cells: 70 in all, for 80 columns."""
+"""Headings and widths in cells. What counts comes first: 60 columns have room for all but the
+workspace, which stands below the fit bar too."""
 
 
 class PlanTable(DataTable[Content]):
-    """One row per choice, the recommended one under the cursor and marked with a star."""
+    """One row per choice, the recommended one marked with a star: a slider for the bits, that Up
+    and Down move, and Left and Right as they move the other."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select_cursor", "Compress", key_display="Enter")
+        Binding("enter", "select_cursor", "Compress", key_display="Enter"),
+        Binding("left", "cursor_up", "Fewer bits", show=False),
+        Binding("right", "cursor_down", "More bits", show=False),
     ]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(cursor_type="row", cell_padding=0, **options)
-        self._plan: Plan | None = None
+        self.plan: Plan | None = None
 
-    def show(self, plan: Plan) -> None:
-        """Show another plan."""
-        self._plan = plan
+    def show(self, plan: Plan, bits: float | None = None) -> None:
+        """Show another plan, the row of ``bits`` under the cursor; without one the recommended."""
+        self.plan = plan
         self.clear(columns=True)
         scored = any(choice.paper_score for choice in plan.choices)
         for label, width in _COLUMNS:
@@ -45,13 +49,14 @@ class PlanTable(DataTable[Content]):
         for choice in plan.choices:
             fit = _fit(choice) if plan.device.memory_known else Content.styled(UNKNOWN, "$quiet")
             self.add_row(*_cells(choice, choice == plan.recommended, fit, scored))
-        chosen = plan.recommended or plan.choices[0]
+        wanted = next((row for row in plan.choices if row.nominal_bits == bits), plan.recommended)
+        chosen = wanted or plan.choices[0]
         self.move_cursor(row=plan.choices.index(chosen))
 
     @property
     def chosen(self) -> Choice | None:
         """The choice under the cursor."""
-        return self._plan.choices[self.cursor_row] if self._plan else None
+        return self.plan.choices[self.cursor_row] if self.plan else None
 
 
 def _heading(label: str, width: int) -> str:
@@ -60,21 +65,15 @@ def _heading(label: str, width: int) -> str:
 
 
 def _cells(choice: Choice, recommended: bool, fit: Content, scored: bool) -> list[Content]:
-    sizes = (
-        (choice.weights_bytes, 10),
-        (choice.kv_bytes, 10),
-        (choice.workspace_bytes, 11),
-        (choice.total_bytes, 10),
-    )
     star = ("★ ", "$primary") if recommended else "  "
-    cells = [
+    parts = ((choice.weights_bytes, 9), (choice.kv_bytes, 10), (choice.workspace_bytes, 11))
+    return [
         Content.assemble(star, (f"{choice.nominal_bits:.2f}", "bold")),
-        *(Content(size(count).rjust(width)) for count, width in sizes),
+        Content(size(choice.total_bytes).rjust(9)),
         fit,
+        *([Content(_perplexity(choice.paper_score).rjust(11))] if scored else []),
+        *(Content(size(count).rjust(width)) for count, width in parts),
     ]
-    if scored:
-        cells.append(Content(_perplexity(choice.paper_score).rjust(12)))
-    return cells
 
 
 def _perplexity(score: PaperScore | None) -> str:

@@ -135,7 +135,7 @@ async def test_what_does_not_fit_says_so_in_words():
         await wait_for_state(pilot, "ready")
         await choose_mixtral(pilot)
         await wait_until(pilot, lambda: "nothing fits" in text_of(pilot, "#message"))
-        marks = {str(table(pilot).get_cell_at((row, 5))).strip() for row in range(7)}
+        marks = {str(table(pilot).get_cell_at((row, 2))).strip() for row in range(7)}
         assert marks == {"✕ too big"}
         assert plan(MIXTRAL_8X7B, SMALL_DEVICES[0]).recommended is None
 
@@ -153,7 +153,7 @@ async def test_the_chosen_device_and_context_reach_the_job_and_the_engine():
         await wait_for_state(pilot, "ready")
         await choose_mixtral(pilot)
         await pilot.press("d", "c")
-        assert "16,384 tokens" in text_of(pilot, "#size")
+        assert "16,384 tokens" in text_of(pilot, "#context")
         table(pilot).focus()
         await pilot.press("enter")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
@@ -183,10 +183,11 @@ async def test_the_context_goes_round_and_changes_the_table():
         await wait_for_state(pilot, "ready")
         await choose_mixtral(pilot)
         seen = []
-        for _ in range(5):
+        for _ in range(6):
             await pilot.press("c")
-            seen.append((text_of(pilot, "#size").split()[-2], table(pilot).chosen.kv_bytes))
-        expected = [16_384, 32_768, 2048, 4096, 8192]
+            tokens = text_of(pilot, "#context").split()[1]
+            seen.append((tokens, table(pilot).chosen.kv_bytes))
+        expected = [16_384, 32_768, 1024, 2048, 4096, 8192]
         per_token = plan(MIXTRAL_8X7B, DEVICES[0], 8192).choices[0].kv_bytes // 8192
         assert seen == [(f"{tokens:,}", tokens * per_token) for tokens in expected]
 
@@ -219,7 +220,7 @@ async def test_a_device_that_cannot_be_used_says_why_and_is_never_tried():
         await wait_for_state(pilot, "ready")
         assert "▸ Box of unknown size  memory unknown" in text_of(pilot, "#machine")
         assert "✕ its compute capability 6.1 is too old" in text_of(pilot, "#machine")
-        marks = {str(table(pilot).get_cell_at((row, 5))).strip() for row in range(7)}
+        marks = {str(table(pilot).get_cell_at((row, 2))).strip() for row in range(7)}
         assert marks == {"? unknown"}
         await pilot.press("d")
         assert "cannot be used" in text_of(pilot, "#message")

@@ -43,6 +43,43 @@ Scene = Callable[[Pilot[None]], Awaitable[None]]
 SIZES = [(120, 36), (80, 24)]
 
 
+FIXED_BITS = (1.5, 2.0, 2.5, 3.0)
+
+
+def fixed_device(config: ModelConfig, device: Device) -> Device:
+    """With so much free memory that the third width is too big."""
+    scale = fixed_scale(config)
+    return replace(device, free_bytes=min(device.free_bytes or 100 * scale, 16 * scale))
+
+
+def fixed_scale(config: ModelConfig) -> int:
+    return 10**9 if config.hidden_size > 1000 else 10**6
+
+
+def fixed_choice(config: ModelConfig, device: Device, context: int, bits: float) -> Choice:
+    scale = fixed_scale(config)
+    step = FIXED_BITS.index(bits)
+    weights = 3 * step * scale + 19 * scale // 2
+    kv_cache = context * scale // min(8192, config.max_context)
+    workspace = scale // 2
+    total = weights + kv_cache + workspace
+    scored = scale == 10**9 and step < 3
+    score = PaperScore(bits, 8.5 - step, None) if scored else None
+    free = device.free_bytes
+    tight = 0.9 * free < total <= free
+    return Choice(bits, weights, kv_cache, workspace, total, total <= free, tight, score)
+
+
+def fixed_choices(
+    config: ModelConfig,
+    device: Device,
+    contexts: Sequence[int],
+    bits: float,
+    kv_bits: KvBits = 16,
+) -> tuple[Choice, ...]:
+    return tuple(fixed_choice(config, device, tokens, bits) for tokens in contexts)
+
+
 def fixed_plan(
     config: ModelConfig,
     device: Device,
@@ -51,19 +88,12 @@ def fixed_plan(
     others: Sequence[Device] = (),
     only: float | None = None,
     kv_bits: KvBits = 16,
+    also: float | None = None,
 ) -> Plan:
     """Rows of all kinds; the real figures are other tests' business."""
-    large = config.hidden_size > 1000
-    scale = 10**9 if large else 10**6
-    free = min(device.free_bytes or 100 * scale, 16 * scale)
-    choices = []
-    for step, bits in enumerate((1.5, 2.0, 2.5, 3.0)):
-        total = (11 + 3 * step) * scale
-        score = PaperScore(bits, 8.5 - step, None) if large and step < 3 else None
-        tight = 0.9 * free < total <= free
-        choices.append(
-            Choice(bits, total - scale, scale // 2, scale // 2, total, total <= free, tight, score)
-        )
+    tokens = context or min(8192, config.max_context)
+    known = fixed_device(config, device)
+    choices = tuple(fixed_choice(config, known, tokens, bits) for bits in FIXED_BITS)
     fitting = [choice for choice in choices if choice.fits and not choice.tight]
     recommended = fitting[-1] if fitting else None
     if fitting:
@@ -73,8 +103,7 @@ def fixed_plan(
             f"nothing fits on {device.name}: 1.5 bits need 9.1 GB more than is free; "
             "a context of 2,048 tokens would fit"
         )
-    known = replace(device, free_bytes=free)
-    return Plan(known, context or 8192, tuple(choices), recommended, reason)
+    return Plan(known, tokens, choices, recommended, reason)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +112,7 @@ def fixed_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.setattr(wizard, "plan", fixed_plan)
+    monkeypatch.setattr(wizard, "at_contexts", fixed_choices)
     monkeypatch.setattr(job_words, "free_disk", lambda folder: 58 * 10**9)
     yield
     end_jobs()
@@ -146,6 +176,19 @@ def test_wizard_tries_anyway(picture):
         await pilot.press("down", "enter")
 
     assert picture(scene)
+
+
+async def context_moved(pilot: Pilot[None]) -> None:
+    await choose_mixtral(pilot)
+    await pilot.press("tab", "right", "right")
+
+
+def test_wizard_context_moved(picture):
+    assert picture(context_moved)
+
+
+def test_wizard_in_a_small_terminal(snap_compare):
+    assert snap_compare(make_app(), terminal_size=(60, 20), run_before=context_moved)
 
 
 def test_wizard_odd_devices(picture):

@@ -45,6 +45,15 @@ def test_more_than_three_bits_are_offered_where_there_is_room(
     assert result.recommended.nominal_bits == recommended
 
 
+def test_a_width_that_is_asked_for_is_a_choice_where_it_does_not_fit() -> None:
+    device = gpu(20)
+    plain, wide = plan(MIXTRAL_8X7B, device), plan(MIXTRAL_8X7B, device, also=3.5)
+    assert wide.choices[:-1] == plain.choices
+    assert (wide.choices[-1].nominal_bits, wide.choices[-1].fits) == (3.5, False)
+    assert wide.recommended == plain.recommended
+    assert plan(MIXTRAL_8X7B, device, also=2.5) == plain
+
+
 def total(bits: float) -> int:
     """Bytes that a width needs in all, at 8192 tokens."""
     choices = plan(MIXTRAL_8X7B, gpu(24), 8192).choices
