@@ -25,6 +25,8 @@ from engine.manifest import read_manifest
 RESULTS = Path(__file__).parent / "results"
 QUICK_WINDOWS = 8
 QUICK_SAMPLES = 16
+QUANTIZER = "refined"
+"""What the tables of allocations and of the demo round with, where they name nothing else."""
 
 T = TypeVar("T")
 
@@ -67,9 +69,8 @@ class Demo:
 
     def _compress(self, name: str, scores: Sequence[LayerScores] | None, **options: Any) -> Path:
         out = self._scratch / f"{name}-{self.seed}"
-        job = CompressJob(
-            self.source, out, samples=self.samples, seed=self.seed, device="cpu", **options
-        )
+        whole = {"quantizer": QUANTIZER, "samples": self.samples, "seed": self.seed, **options}
+        job = CompressJob(self.source, out, device="cpu", **whole)
         return compress(job, _quiet, scores)
 
 
