@@ -173,9 +173,9 @@ async def test_a_single_context_is_no_slider():
         assert isinstance(pilot.app.focused, PlanTable)
 
 
-@pytest.mark.parametrize("columns", [60, 80])
-async def test_in_a_small_terminal_the_bar_is_seen_with_what_moves_it(columns: int):
-    async with make_app().run_test(size=(columns, 20)) as pilot:
+@pytest.mark.parametrize("terminal", [(60, 20), (80, 20), (120, 24)])
+async def test_in_a_small_terminal_the_bar_is_seen_with_what_moves_it(terminal: tuple[int, int]):
+    async with make_app().run_test(size=terminal) as pilot:
         await choose_mixtral(pilot)
         screen = pilot.app.screen
         below, line = screen.query_one("#wizard").region, screen.query_one("#message")
