@@ -8,6 +8,7 @@ everything is kept in a temporary folder. It takes a minute, two where the machi
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from app.screens.report import ReportScreen
 from app.tui import McChatApp
 from app.widgets.job_view import JobView
 from app.widgets.messages import ModelMessage
-from docs.screenshots import is_ready, save, wait_until
+from docs.screenshots import IMAGES, is_ready, save, wait_until
 
 FILE = Path(__file__).parent / "journey.md"
 ROOT = FILE.parents[1]
@@ -190,8 +191,15 @@ def in_chat(pilot: Pilot[None]) -> bool:
 
 
 def shoot(pilot: Pilot[None], name: str) -> None:
-    """Take a step's picture."""
+    """Take a step's picture; the temporary folder is nobody's."""
     save(pilot, f"journey-{name}")
+    picture, home = IMAGES / f"journey-{name}.svg", os.environ[paths.HOME_VARIABLE]
+    content = re.sub(
+        rf"{re.escape(home)}([^<]*)<",
+        lambda found: f"~{found[1]}{'&#160;' * (len(home) - 1)}<",  # as wide as it was
+        picture.read_text(encoding="utf-8"),
+    )
+    picture.write_text(content, encoding="utf-8")
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -243,7 +251,7 @@ async def main() -> None:
         os.environ[paths.HOME_VARIABLE] = home
         os.chdir(home)
         paths.settings_file().write_text("[sampling]\ntemperature = 0\n", encoding="utf-8")
-        async with McChatApp().run_test(size=SIZE) as pilot:
+        async with McChatApp().run_test(size=SIZE, notifications=True) as pilot:
             await go(pilot)
         exported = Path("chat.md").read_text(encoding="utf-8")
         removed = console(REMOVE, home)

@@ -179,7 +179,7 @@ class ChatScreen(MessagesScreen):
         except McChatError as error:
             self._warn(str(error), "Not written")
         else:
-            self.notify(str(path), title="This chat is in", markup=False)
+            self.notify(str(path.absolute()), title="This chat is in", markup=False)
 
     def action_gauges(self) -> None:
         """Show or hide the gauges."""

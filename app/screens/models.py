@@ -145,7 +145,10 @@ class ModelsScreen(Screen[Wanted | None]):
     def _remove(self, name: str) -> None:
         """The first press asks, the second removes."""
         if name == self._in_use:
-            self._tell("It is in use; load another model first.", "error")
+            self._tell(
+                f"It is in use: load another model first, or leave and run `mc-chat rm {name}`.",
+                "error",
+            )
         elif self._sure != name:
             self._sure = name
             self._tell(f"X again removes {name} for good; any other model's key leaves it.")

@@ -1,6 +1,8 @@
 """The documents say what the program says, and lead nowhere that is not there."""
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,40 @@ def test_what_a_document_links_to_is_there(document: Path) -> None:
     for target in LINK.findall(text):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+HOLE = "\0"
+PLACEHOLDER = re.compile(r"\b(?:ADVICE|DEVICE|DIR|FILE|NAMES?|N|REASON)\b")
+
+
+@cache
+def strings() -> str:
+    """Every text of the program's sources, a line each, with holes for what is put in."""
+    found = []
+    for file in (
+        each for room in ("app", "compress", "engine") for each in (ROOT / room).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(map(piece, node.values)))
+            elif isinstance(node, ast.Constant):
+                found.append(piece(node))
+    return "\n".join(found)
+
+
+def piece(node: ast.expr) -> str:
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return node.value if is_text else HOLE
+
+
+def is_said(quote: str) -> bool:
+    literal = [re.escape(each) for each in PLACEHOLDER.split(quote) if each.strip()]
+    return re.search(".*?".join(literal), strings()) is not None
+
+
+def test_every_message_that_is_explained_exists() -> None:
+    quotes = re.findall(r"^> (.+)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(quotes) > 20
+    for quote in quotes:
+        assert is_said(quote), quote
+    assert not is_said("the moon is NAME; wait for N days")
