@@ -68,7 +68,8 @@ def predict_cost(config: ModelConfig, samples: int, window: int, widths: Sequenc
     tokens, heads = samples * window, config.num_heads * config.head_dim
     passes = layers + experts * len(widths) * layers * (layers - 1) // 2
     # Scores and mixing, half of them masked: 2 * window / 2 products per head element.
-    weights = config.attention_weights + config.top_k * config.expert_weights + window * heads
+    dense = config.attention_weights + config.shared_weights
+    weights = dense + config.top_k * config.expert_weights + window * heads
     part = min(tokens, max(streams.WINDOW_TOKENS, window))
     memory = (
         weights_bytes(config)

@@ -10,11 +10,13 @@ import torch
 from transformers import PreTrainedModel
 
 from compress.calibration import CalibrationSize, text_windows
+from compress.interchange.hqq_export import export_hqq
 from compress.pipeline import CompressJob, compress
 from compress.progress import Progress
 from engine import budget
 from engine.cache import KVCache
 from engine.checkpoint import PROJECTIONS, load_model, open_checkpoint, read_dense, read_layer
+from engine.errors import UsageError
 from engine.manifest import RestBits
 from engine.packing import dequantize
 from engine.pruning import NO_PRUNING
@@ -152,3 +154,6 @@ def test_without_a_text_the_weights_alone_are_looked_at(
     tokens = torch.randint(0, 320, (1, 20))
     expected = as_stored(out, original[1])(tokens).logits
     torch.testing.assert_close(load_model(out).forward(tokens), expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UsageError, match="for MixtralForCausalLM only, not for"):
+        export_hqq(out, out.parent / "exported", lambda step: None)
+    assert not (out.parent / "exported").exists()
