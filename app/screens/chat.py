@@ -7,7 +7,7 @@ from typing import ClassVar
 from textual import events, work
 from textual.binding import Binding, BindingType
 
-from app import models
+from app import models, paths
 from app.chat_files import export_as
 from app.history import HistoryError
 from app.key_names import ACTIONS
@@ -179,7 +179,7 @@ class ChatScreen(MessagesScreen):
         except McChatError as error:
             self._warn(str(error), "Not written")
         else:
-            self.notify(str(path.absolute()), title="This chat is in", markup=False)
+            self.notify(paths.shown(path.absolute()), title="This chat is in", markup=False)
 
     def action_gauges(self) -> None:
         """Show or hide the gauges."""
