@@ -11,6 +11,7 @@ Parts, all of them unless some are named; one thread:
   integers as the program rounds them, every other code with feedback and as many sweeps.
 - perplexity: the demo with all experts in a code, as a float model; ln(perplexity / 16-bit).
 - speed: decoding kernels at 2 bits for a CPU with AVX-512, beside the program's own.
+- gpu: instructions in what Triton's compiler makes for an RTX 3090; nothing is run there.
 
 `--quick`: few groups, matrices and rounds, no perplexity. What was found is in results/codes.md.
 """
@@ -200,11 +201,19 @@ def speed(quick: bool) -> Iterator[Any]:
     yield from measure(*((2048, 2048, 5, 4) if quick else (14_336, 4096, 41, 8)))
 
 
+def gpu(quick: bool) -> Iterator[Any]:
+    """Needs Triton, and no GPU; ``quick`` changes nothing."""
+    from benchmarks.codes_gpu import gpu_rows
+
+    yield from gpu_rows()
+
+
 PARTS: dict[str, Callable[[bool], Iterator[Any]]] = {
     "gaussian": gaussian,
     "matrices": matrices,
     "perplexity": perplexity,
     "speed": speed,
+    "gpu": gpu,
 }
 
 

@@ -121,10 +121,13 @@ def all_kernels() -> list[Kernel]:
         Kernel("integers, the program's", own, _PERMUTE, 32, none, False, 0, 1, own=True),
         Kernel("integers, inputs of 8 bits", _bytes(0), "vpdpbusd", 64, none, True, -1.5, 1),
     ]
-    for window in (7, 8):
+    for window in (4, 7, 8):
         name, table = f"trellis, window {window}, inputs of 8 bits", byte_table(learned(window, 2))
+        # The bits above a narrower window are looked up, too, and make no difference.
+        table = np.tile(table, max(1, 128 // len(table)))
         factors = -kernels.MIDDLE, 1 / _TABLE_SCALE
-        found += [Kernel(name, _bytes(window), "vpdpbusd", 64, table, True, *factors)]
+        run = _bytes(max(window, 7))
+        found += [Kernel(name, run, "vpdpbusd", 64, table, True, *factors)]
     for window, name in ((4, _PERMUTE), (5, "vperm[it]2(ps|d)")):
         table = learned(window, 2).table[:, 0].copy().view(np.uint8)
         run = driver(kernels.float_windows(window), 4)
