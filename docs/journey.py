@@ -8,7 +8,6 @@ everything is kept in a temporary folder. It takes a minute, two where the machi
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,11 +25,11 @@ from app.screens.report import ReportScreen
 from app.tui import McChatApp
 from app.widgets.job_view import JobView
 from app.widgets.messages import ModelMessage
-from docs.screenshots import IMAGES, is_ready, save, wait_until
+from docs.screenshots import is_ready, save, wait_until
 
 FILE = Path(__file__).parent / "journey.md"
 ROOT = FILE.parents[1]
-SIZE = (112, 32)
+SIZE = (110, 38)
 INSTALL = (
     "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/mc-chat",
     "python3 -m venv .venv && .venv/bin/pip install 'torch<2.14' "
@@ -170,6 +169,7 @@ async def look_around(pilot: Pilot[None]) -> None:
     await pilot.press(*"/export chat.md", "enter")
     await wait_until(pilot, Path("chat.md").is_file)
     shoot(pilot, "export")
+    pilot.app.clear_notifications()
     await pilot.press("f4")
     await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
     shoot(pilot, "models")
@@ -191,15 +191,8 @@ def in_chat(pilot: Pilot[None]) -> bool:
 
 
 def shoot(pilot: Pilot[None], name: str) -> None:
-    """Take a step's picture; the temporary folder is nobody's."""
+    """Take a step's picture."""
     save(pilot, f"journey-{name}")
-    picture, home = IMAGES / f"journey-{name}.svg", os.environ[paths.HOME_VARIABLE]
-    content = re.sub(
-        rf"{re.escape(home)}([^<]*)<",
-        lambda found: f"~{found[1]}{'&#160;' * (len(home) - 1)}<",  # as wide as it was
-        picture.read_text(encoding="utf-8"),
-    )
-    picture.write_text(content, encoding="utf-8")
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -248,7 +241,7 @@ async def main() -> None:
     """Go the way, and write it down."""
     os.environ["PYTHONPATH"] = str(ROOT)
     with tempfile.TemporaryDirectory() as home:
-        os.environ[paths.HOME_VARIABLE] = home
+        os.environ |= {paths.HOME_VARIABLE: home, "HOME": home}  # which is shown as ~
         os.chdir(home)
         paths.settings_file().write_text("[sampling]\ntemperature = 0\n", encoding="utf-8")
         async with McChatApp().run_test(size=SIZE, notifications=True) as pilot:
