@@ -9,7 +9,7 @@ import gc
 from time import thread_time
 
 LOOK_SECONDS = 1.0
-MUCH = 40
+MUCH = 20
 """Collections of the middle generation, 7,000 new objects or more each, before a full one."""
 REST = 20.0
 """Least rest after a full collection, as a multiple of its time: 5 % of the time at most."""

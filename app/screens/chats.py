@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widget import Widget
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 
 from app.chat_files import export_as, file_name, free_path, import_chat
 from app.conversation import Conversation
@@ -20,6 +20,7 @@ from app.date_words import date_words
 from app.history import ChatRecord, History, HistoryError
 from app.render import safe_text
 from app.widgets.chat_list import UNTITLED, ChatList, Row
+from app.widgets.keys_footer import KeysFooter
 from app.widgets.wish_list import WishList
 from engine.errors import McChatError
 
@@ -90,7 +91,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
             yield Static(id="told", markup=False)
             yield self._path
             yield self._title
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     def on_mount(self) -> None:
         """The last used chat first."""

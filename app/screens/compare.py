@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 from textual.signal import Signal
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from app.compare_words import agreement_words, task_words, variant_words
 from app.comparison import Comparison, Take, Variant
@@ -18,6 +18,7 @@ from app.models import InstalledModel
 from app.pruning_words import stepped, switched
 from app.render import safe_text
 from app.widgets.header import HeaderLine
+from app.widgets.keys_footer import KeysFooter
 from app.widgets.take_view import TakeView
 from engine.protocol import ODP_OR_NOT, SetPruning
 
@@ -74,7 +75,7 @@ class CompareScreen(Screen[Take | None]):
         with Container(id="takes"):
             yield from self._views
         yield Static(id="verdict", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     def on_mount(self) -> None:
         """Nothing is asked before Enter is pressed."""

@@ -10,7 +10,7 @@ from textual.containers import ScrollableContainer
 from textual.content import Content
 from textual.screen import Screen
 from textual.signal import Signal
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from app.engine_client import WorkerEvent
 from app.expert_facts import LEGENDS, TALKING, VIEWS, Live, View, in_words
@@ -18,6 +18,7 @@ from app.render import safe_text
 from app.widgets.expert_map import ExpertMap
 from app.widgets.gauge import LIVE_READINGS
 from app.widgets.header import HeaderLine
+from app.widgets.keys_footer import KeysFooter
 from engine import protocol
 from engine.manifest import Manifest
 from engine.protocol import Meters
@@ -56,7 +57,7 @@ class ExpertMapScreen(Screen[None]):
             yield self._map
         yield Static(id="legend")
         yield Static(id="expert", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     def on_mount(self) -> None:
         """The grid has the focus, always."""

@@ -9,13 +9,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from app.job_client import JobClient
 from app.jobs import AnyJob
 from app.render import safe_text
 from app.screens.parting import PartingScreen
 from app.widgets.header import HeaderLine
+from app.widgets.keys_footer import KeysFooter
 from compress.progress import Done, JobEvent, JobFailed
 
 KEPT = "Closing the terminal does not stop it. Esc: stop it, or leave it."
@@ -59,7 +60,7 @@ class JobScreen(Screen[Done | None]):
             box.border_title = self._heading
             yield from self.compose_state()
             yield Static(KEPT, id="ending", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     def compose_state(self) -> ComposeResult:
         """The widgets that show where the job is."""

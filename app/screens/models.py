@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 
 from app import jobs, models
 from app.date_words import date_words
@@ -26,6 +26,7 @@ from app.services import Services
 from app.units import size
 from app.widgets.bars import bar
 from app.widgets.header import HeaderLine
+from app.widgets.keys_footer import KeysFooter
 from app.widgets.model_list import ModelList
 from app.widgets.running_line import RunningLine
 from app.widgets.wish_list import WishList
@@ -86,7 +87,7 @@ class ModelsScreen(Screen[Wanted | None]):
         yield self._list
         yield RunningLine(id="running")
         yield Static(id="told", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     def on_mount(self) -> None:
         """The model in use is highlighted."""

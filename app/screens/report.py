@@ -8,13 +8,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from app.quality_words import NOT_MEASURED, agreement_words, percent
 from app.render import safe_text
 from app.units import size
 from app.widgets.bars import bar
 from app.widgets.header import HeaderLine
+from app.widgets.keys_footer import KeysFooter
 from engine.budget import STORED_BYTES
 from engine.manifest import Manifest
 
@@ -47,7 +48,7 @@ class ReportScreen(Screen[None]):
             yield Static(_size_words(self._manifest), markup=False)
             yield Static(_quality_words(self._manifest), markup=False)
             yield Static(id="layers")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     def on_mount(self) -> None:
         """The scrolling keys work at once."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from textual.app import ComposeResult
 from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from app.conversation import Conversation
 from app.engine_client import WorkerDied, WorkerEvent
@@ -23,6 +23,7 @@ from app.widgets.chips import Chips
 from app.widgets.gauge import Readings
 from app.widgets.gauges import Gauges, NewReadings
 from app.widgets.header import HeaderLine
+from app.widgets.keys_footer import KeysFooter
 from app.widgets.map_panel import MapPanel
 from app.widgets.messages import ModelMessage
 from app.widgets.prompt import Prompt
@@ -84,7 +85,7 @@ class TalkingScreen(Screen[None]):
             yield self._chips
             yield self._offer
             yield self._prompt
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     async def on_mount(self) -> None:
         """Show the last chat at once; the model loads meanwhile."""

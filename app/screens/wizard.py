@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from app import jobs, models, sources
 from app.device_words import memory_words
@@ -28,6 +28,7 @@ from app.services import Services
 from app.units import size
 from app.widgets.context_slider import ContextSlider, stops
 from app.widgets.header import HeaderLine
+from app.widgets.keys_footer import KeysFooter
 from app.widgets.plan_table import PlanTable
 from app.widgets.running_line import RunningLine
 from app.widgets.size_panel import SizePanel
@@ -96,7 +97,7 @@ class WizardScreen(Screen[Path | None]):
             yield Input(placeholder="a folder, or OWNER/NAME", id="folder", compact=True)
             yield SizePanel()
             yield Static("", id="message", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     def on_mount(self) -> None:
         """Ask the engine for this machine's devices."""
