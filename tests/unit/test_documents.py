@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import keys
+from docs import journey, keys
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("getting-started", "wizard", "keys", "method", "troubleshooting", "journey")
@@ -25,6 +25,13 @@ def test_what_a_document_links_to_is_there(document: Path) -> None:
     for target in LINK.findall(text):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/getting-started.md", "docs/journey.md"])
+def test_everywhere_the_same_lines_install_it(name: str) -> None:
+    text = (ROOT / name).read_text()
+    for line in journey.INSTALL:
+        assert line in text
 
 
 HOLE = "\0"
