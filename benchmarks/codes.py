@@ -77,10 +77,10 @@ GAUSSIAN = (
     trellis(3, 3), E8_SUM, *(trellis(window, 3) for window in (5, 6, 7, 8, 10)),
 )  # fmt: skip
 MATRICES = (
-    trellis(7, 1), trellis(2, 2), E8P, trellis(4, 2), trellis(5, 2), trellis(7, 2), trellis(8, 2),
-    trellis(7, 3),
+    trellis(4, 1), trellis(7, 1), trellis(2, 2), *(trellis(window, 2) for window in (4, 5, 7)),
+    trellis(7, 3), E8P,
 )  # fmt: skip
-PERPLEXITY = (trellis(7, 1), trellis(4, 2), trellis(7, 2), trellis(7, 3))
+PERPLEXITY = (trellis(4, 1), trellis(4, 2), trellis(7, 2))
 QUICK = (trellis(2, 2), trellis(4, 2), trellis(6, 2))
 SLOW = (E8P, E8_SUM, SCRAMBLED)
 """Encoded by looking at all there is: on a few groups only."""
@@ -137,16 +137,18 @@ class MatrixError:
 def matrices(quick: bool) -> Iterator[MatrixError]:
     """Every code on the same matrices."""
     chosen = QUICK if quick else MATRICES
-    every = list(demo_matrices(8 if quick else 64, 1 if quick else 2))
-    plain = {bits: integers(bits) for bits in sorted({int(named.bits) for named in chosen})}
-    base = {bits: [matrix.error(rounded) for matrix in every] for bits, rounded in plain.items()}
-    for bits, errors in base.items():
-        yield from _errors("integers", bits, every, errors, errors)
-    for named in chosen:
-        rounded = coded(named.make())
-        few = every[:2] if named in SLOW else every
-        errors = [matrix.error(rounded) for matrix in few]
-        yield from _errors(named.name, named.bits, few, errors, base[int(named.bits)])
+    every = list(demo_matrices(8 if quick else 64, 1))
+    thin = [matrix.thinned(8) for matrix in every]
+    for bits in sorted({int(named.bits) for named in chosen}):
+        base = [matrix.error(integers(bits)) for matrix in every]
+        yield from _errors("integers", bits, every, base, base)
+        for named in chosen:
+            if named.bits == bits:
+                rounded = coded(named.make())
+                some = thin if named in SLOW else every
+                own = [m.error(integers(bits)) for m in some] if named in SLOW else base
+                errors = [matrix.error(rounded) for matrix in some]
+                yield from _errors(named.name, bits, some, errors, own)
 
 
 def _errors(

@@ -6,7 +6,7 @@ rows of up fitted; attention and all else stay as they are, for every code alike
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -77,6 +77,10 @@ class Matrix:
     name: str
     weights: Tensor
     hessian: Hessian
+
+    def thinned(self, step: int) -> "Matrix":
+        """Every so many rows: rows are rounded each by itself."""
+        return replace(self, weights=self.weights[::step].contiguous())
 
     def error(self, rounded: Round) -> float:
         """tr(E H E^T) / tr(W H W^T)."""
