@@ -30,11 +30,12 @@ Fate = Literal["both", "one", "protected"]
 HELD_OUT = CalibrationSize(samples=16, window=512)
 BINS = 40
 REACH = 4.0
+# The replies are those that the demo gives.
 TALK = (
     Message("user", "Please remember that my lucky number is 4711."),
-    Message("assistant", "I will remember: your lucky number is 4711."),
+    Message("assistant", "I will remember that your lucky number is 4711."),
     Message("user", "Where does Karin live?"),
-    Message("assistant", "Karin lives in Oslo."),
+    Message("assistant", "Karin lives in **Dunmore**."),
     Message("user", "What is my lucky number?"),
 )
 
