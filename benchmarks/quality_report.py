@@ -39,6 +39,7 @@ PAPER, OURS = "paper's PMQ", "ours"
 
 METHODS = (
     Method(PAPER, "gptq", "pmq", "minmax", NOMINAL_BITS, Exponents(1.0, 1.5, 2.0), step=True),
+    Method(OURS, "rotated", "global", "rotated", (*NOMINAL_BITS, 3.25), step=True),
     Method("authors' code", "authors", "pmq", "minmax", _STEPS, Exponents(1.0, 1.5, 1.0)),
     Method("uniform, GPTQ", "gptq", "uniform", "minmax", _WHOLE),
     Method("uniform, hqq", "hqq", "uniform", "minmax", _WHOLE),
@@ -48,9 +49,8 @@ METHODS = (
     Method("and up's rows fitted", "corrected", "global", "corrected", _STEPS, step=True),
     Method("uniform, rotated", "rotated", "uniform", "rotated", _WHOLE),
     Method("PMQ, rotated", "rotated", "pmq", "rotated", _STEPS),
-    Method(OURS, "rotated", "global", "rotated", (*NOMINAL_BITS, 3.25), step=True),
 )
-"""`ours` is the last step: in the basis of Hadamard matrices, without zero points."""
+"""`ours`, the last of the steps: in the basis of Hadamard matrices, without zero points."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _steps(found: Found) -> Iterator[str]:
     yield from ("", "From the paper's method to ours, ln(ratio) and bits per expert weight:", "")
     yield f"| | {' | '.join(f'{bits:g} bits' for bits in widths)} |"
     yield "|---" * (len(widths) + 1) + "|"
-    for method in METHODS:
+    for method in sorted(METHODS, key=lambda method: method.name == OURS):
         if method.step and found.widths(method.name):
             cells = [_cell(found, method.name, bits) for bits in widths]
             yield f"| {method.name} | {' | '.join(cells)} |"
