@@ -45,7 +45,7 @@ def agreement(left: str, right: str) -> Agreement:
 def _longest_common(left: Sequence[str], right: Sequence[str]) -> int:
     """Words of the longest common subsequence.
 
-    Bit by bit (Hyyrö, "Bit-parallel LCS-length computation revisited", 2004): a 0 at a word of
+    Bit by bit (Hyyro, "Bit-parallel LCS-length computation revisited", 2004): a 0 at a word of
     ``left`` says that the course grows by one there. A row is one integer, so that thousands of
     words take some hundredths of a second.
     """
