@@ -33,14 +33,14 @@ PackedExpert = dict[Matrix, PackedMatrix]
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A layer's packed matrices, and the threshold and quantile that ODP learned on them.
+    """A layer's packed matrices, and the thresholds and quantile that ODP learned on them.
 
     ``shared`` is empty where the layer has no expert that every token passes.
     """
 
     attention: dict[Projection, PackedMatrix]
     experts: tuple[PackedExpert, ...]
-    odp_threshold: float
+    odp_thresholds: tuple[float, ...]
     odp_quantile: float
     router: PackedMatrix | None = None
     shared: PackedExpert = field(default_factory=dict)
@@ -88,7 +88,7 @@ def quantize_layer(
     quantized = QuantizedLayer(
         attention=attention,
         experts=tuple(packed),
-        odp_threshold=pruning.ratio_threshold(block.routing),
+        odp_thresholds=pruning.rank_thresholds(block.routing),
         odp_quantile=pruning.protection_quantile(statistics),
         router=router,
         shared=shared,
@@ -129,7 +129,7 @@ def quantize_data_free(
             name: pack_codes(codes(_weight(linear), DENSE_BITS)) for name, linear in projections
         },
         experts=tuple(packed),
-        odp_threshold=ODP_THRESHOLD,
+        odp_thresholds=(ODP_THRESHOLD,) * (layer.top_k - 1),
         odp_quantile=ODP_QUANTILE,
         router=router,
         shared={

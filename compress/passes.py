@@ -278,7 +278,8 @@ class Passes:
         file = write_layer_file(folder, self._source, index, quantized)
         record = LayerRecord(
             expert_bits=widths,
-            odp_threshold=quantized.odp_threshold,
+            odp_threshold=next(iter(quantized.odp_thresholds), 0.0),
+            odp_ranks=quantized.odp_thresholds[1:],
             odp_quantile=quantized.odp_quantile,
             frequency=scores.frequency,
             routing_weight=scores.routing_weight,

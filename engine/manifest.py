@@ -126,8 +126,9 @@ class LayerRecord:
     ``errors[expert][j]`` is eps at ``widths[j]`` bits. ``trace_errors``, likewise, are the sums
     over an expert's matrices of mean(diag H) * ||W - Q||_F^2; ``stream_norm`` is what the errors of
     a layer are put in relation to when layers are compared. ``unforced_bits`` are the widths that
-    the program would have chosen without its two constraints, empty where it has none. Checkpoints
-    of earlier versions have none of these.
+    the program would have chosen without its two constraints, empty where it has none;
+    ``odp_ranks`` the thresholds of w_r/w0 for the ranks r from 2 on, of models that choose more
+    than two experts. Checkpoints of earlier versions have none of these.
     """
 
     expert_bits: tuple[int, ...]
@@ -140,6 +141,7 @@ class LayerRecord:
     stream_norm: float = 0.0
     widths: tuple[int, ...] = (1, 2, 3)
     unforced_bits: tuple[int, ...] = ()
+    odp_ranks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,9 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `mc.json`; the same manifest gives the same bytes."""
         content = {**dataclasses.asdict(self), "recipe": self.recipe.to_dict()}
+        for layer in content["layers"]:
+            if not layer["odp_ranks"]:
+                del layer["odp_ranks"]
         for name in ("quality", "otp"):
             if content[name] is None:
                 del content[name]
@@ -310,7 +315,7 @@ def _check_layer(index: int, layer: LayerRecord) -> None:
     except UsageError as error:
         raise ValueError(f"layer {index}: {error}") from None
     numbers = chain(
-        (layer.odp_threshold, layer.odp_quantile, layer.stream_norm),
+        (layer.odp_threshold, layer.odp_quantile, layer.stream_norm, *layer.odp_ranks),
         layer.frequency,
         layer.routing_weight,
         *layer.errors,
@@ -363,6 +368,12 @@ def _check_shape(path: Path, manifest: Manifest, config: ModelConfig) -> None:
                 f"{path} describes {len(layer.expert_bits)} experts in layer {index}, config.json "
                 f"{config.num_experts}; compress or pull the model again"
             )
+    ranks = {len(layer.odp_ranks) for layer in manifest.layers}
+    if ranks not in ({0}, {config.top_k - 2}):
+        raise CheckpointError(
+            f"{path} has ODP thresholds for another number of experts a token than config.json's "
+            f"{config.top_k}; compress or pull the model again"
+        )
     if config.tie_embeddings and manifest.recipe.head_bits != FULL_BITS:
         raise CheckpointError(
             f"{path} describes a head of {manifest.recipe.head_bits} bits, which config.json ties "

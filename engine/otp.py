@@ -15,9 +15,8 @@ from torch import Tensor
 from engine.attention import AttentionStatistics
 from engine.config import ModelConfig
 from engine.errors import CheckpointError, UsageError
-from engine.experts import skipped
 from engine.manifest import OTP_FILE, Manifest
-from engine.pruning import DecodeRule, OtpRule, Routing, check_strength
+from engine.pruning import DecodeRule, OtpRule, Routing, check_strength, keep_slots
 from engine.tensor_file import TensorFile
 
 NO_OTP = "this model has learned no OTP; run `mc-chat prune` on it, or take --pruning odp"
@@ -53,14 +52,8 @@ def choose_count(logarithms: Tensor, price: float) -> Tensor:
 
 def keep_first(routing: Routing, count: Tensor) -> Routing:
     """Skip what comes after the first ``count`` [T] slots; the others share its weight."""
-    keep = torch.arange(routing.ids.shape[1], device=count.device) < count[:, None]  # [T, K]
-    kept = routing.weights.where(keep, 0.0)
-    scale = routing.weights.sum(dim=1, keepdim=True) / kept.sum(dim=1, keepdim=True)
-    whole = keep.all(dim=1, keepdim=True)
-    return Routing(
-        ids=routing.ids.where(keep, skipped(routing.ids)),
-        weights=routing.weights.where(whole, kept * scale),
-    )
+    ranks = torch.arange(routing.ids.shape[1], device=count.device)
+    return keep_slots(routing, ranks < count[:, None])
 
 
 @dataclass(frozen=True)

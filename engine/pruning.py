@@ -54,14 +54,21 @@ class DecodeRule:
     """What a pruning comes to while one token is decoded, as numbers per layer.
 
     The second slot runs where w1 / w0 >= ``thresholds[layer]`` or where the token's own importance
-    ||t||_1 * A_jj > ``quantiles[layer]``; kept alone, the first expert's weight is 1. With ``otp``
-    its routers decide instead. Compiled and captured steps know nothing else of pruning, so that
-    they are the same in every mode.
+    ||t||_1 * A_jj > ``quantiles[layer]``; kept alone, the first expert's weight is 1. ``ranks`` are
+    the thresholds of the third slot and of those after it, empty for a model of two or for none.
+    With ``otp`` its routers decide instead. Compiled and captured steps know nothing else of
+    pruning, so that they are the same in every mode.
     """
 
     thresholds: tuple[float, ...]
     quantiles: tuple[float, ...]
+    ranks: tuple[tuple[float, ...], ...] = ()
     otp: OtpRule | None = None
+
+    @property
+    def is_top_two(self) -> bool:
+        """Whether thresholds and quantiles are all there is."""
+        return not self.ranks and self.otp is None
 
     @classmethod
     def skipping_nothing(cls, num_layers: int) -> "DecodeRule":
@@ -117,15 +124,17 @@ def check_strength(strength: float) -> None:
 
 @dataclass(frozen=True)
 class OdpPruning:
-    """Skips a token's second expert where it weighs little, unless the token is important.
+    """Skips a token's later experts where they weigh little, unless the token is important.
 
-    ``thresholds[layer]``: the second slot is skipped where w1 / w0 is below it. A share of a
-    prompt's tokens, at least one per sequence and chunk, keeps both; while decoding, a token keeps
-    both whose ||t||_1 * A_jj is above ``quantiles[layer]``. For top-2 routing only.
+    ``thresholds[layer]``: the second slot is skipped where w1 / w0 is below it; ``ranks[layer]``,
+    likewise, of the slots after it, where a model has more than two. A share of a prompt's tokens,
+    at least one per sequence and chunk, keeps all; while decoding, a token keeps all whose
+    ||t||_1 * A_jj is above ``quantiles[layer]``.
     """
 
     thresholds: tuple[float, ...]
     quantiles: tuple[float, ...]
+    ranks: tuple[tuple[float, ...], ...] = ()
     protected_share: float = PROTECTED_SHARE
     needs_statistics: bool = True
 
@@ -135,6 +144,7 @@ class OdpPruning:
         return cls(
             tuple(layer.odp_threshold for layer in layers),
             tuple(layer.odp_quantile for layer in layers),
+            tuple(layer.odp_ranks for layer in layers) if layers[0].odp_ranks else (),
         )
 
     def scaled(self, strength: float) -> "OdpPruning":
@@ -143,20 +153,25 @@ class OdpPruning:
         Raises UsageError for what is not from 0 to `STRONGEST`.
         """
         check_strength(strength)
-        return replace(self, thresholds=tuple(strength * level for level in self.thresholds))
+        return replace(
+            self,
+            thresholds=tuple(strength * level for level in self.thresholds),
+            ranks=tuple(tuple(strength * level for level in levels) for levels in self.ranks),
+        )
 
     def decode_rule(self, num_layers: int) -> DecodeRule:
         """Its thresholds and quantiles."""
-        return DecodeRule(self.thresholds, self.quantiles)
+        return DecodeRule(self.thresholds, self.quantiles, self.ranks)
 
     def prune(
         self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
     ) -> Routing:
-        """See `Pruning.prune`. Raises UsageError for a model that is not top-2."""
+        """See `Pruning.prune`. Raises UsageError where there is no threshold for every slot."""
         if attention is None:
             raise ValueError("ODP needs the attention's statistics")
-        heavy = _ratio(routing) >= self.thresholds[layer]
-        return _keep_second(routing, heavy | self._protected(layer, tokens, attention))
+        levels = self.thresholds[layer], *(self.ranks[layer] if self.ranks else ())
+        heavy = _heavy(routing, levels)
+        return keep_slots(routing, heavy | self._protected(layer, tokens, attention)[:, None])
 
     def _protected(self, layer: int, tokens: Tensor, attention: AttentionStatistics) -> Tensor:
         """Which tokens keep all their experts, bool [B * T]."""
@@ -184,25 +199,30 @@ class RatioPruning:
         self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
     ) -> Routing:
         """See `Pruning.prune`. Raises UsageError for a model that is not top-2."""
-        return _keep_second(routing, _ratio(routing) >= self.thresholds[layer])
+        return keep_slots(routing, _heavy(routing, (self.thresholds[layer],)))
 
 
-def _ratio(routing: Routing) -> Tensor:
-    """w1 / w0 of each token, [B * T]. Raises UsageError for a model that is not top-2."""
-    if routing.ids.shape[1] != 2:
+def _heavy(routing: Routing, levels: tuple[float, ...]) -> Tensor:
+    """Which slots pass the levels of their ranks, the first always, bool [B * T, K]. Raises
+    UsageError where there is no level for every slot."""
+    slots = routing.ids.shape[1]
+    if slots != 1 + len(levels):
         raise UsageError(
-            f"ODP is defined for top-2 routing, this model selects {routing.ids.shape[1]}; "
-            "use --pruning off"
+            f"ODP has learned thresholds for top-{1 + len(levels)} routing, this model selects "
+            f"{slots}: compress it again, or use --pruning off"
         )
-    return routing.weights[:, 1] / routing.weights[:, 0]
+    least = routing.weights.new_tensor((0.0, *levels))
+    return routing.weights / routing.weights[:, :1] >= least
 
 
-def _keep_second(routing: Routing, keep: Tensor) -> Routing:
-    """Skip the second slot of the tokens that do not ``keep`` [B * T] it."""
-    (first, second), (heavy, light) = routing.ids.unbind(1), routing.weights.unbind(1)
+def keep_slots(routing: Routing, keep: Tensor) -> Routing:
+    """Skip the slots that are not to ``keep``, bool [B * T, K]; the others share their weight."""
+    kept = routing.weights.where(keep, 0.0)
+    total = routing.weights.sum(dim=1, keepdim=True)
+    whole = keep.all(dim=1, keepdim=True)
     return Routing(
-        ids=torch.stack((first, second.where(keep, skipped(second))), dim=1),
-        weights=torch.stack((heavy.where(keep, 1.0), light.where(keep, 0.0)), dim=1),
+        ids=routing.ids.where(keep, skipped(routing.ids)),
+        weights=routing.weights.where(whole, kept / kept.sum(dim=1, keepdim=True) * total),
     )
 
 

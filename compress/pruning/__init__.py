@@ -1,5 +1,5 @@
 """What pruning learns from calibration text: ODP's thresholds, OTP's routers."""
 
-from compress.pruning.thresholds import protection_quantile, ratio_threshold
+from compress.pruning.thresholds import protection_quantile, rank_thresholds
 
-__all__ = ["protection_quantile", "ratio_threshold"]
+__all__ = ["protection_quantile", "rank_thresholds"]

@@ -1,5 +1,6 @@
-"""What online dynamic pruning (ODP) learns from calibration: one threshold and one quantile."""
+"""What online dynamic pruning (ODP) learns from calibration: thresholds and a quantile a layer."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -7,15 +8,24 @@ from torch import Tensor
 
 from engine.pruning import PROTECTED_SHARE, Routing
 
+SKIPPED = 0.25
+"""Share of the expert slots that are to be skipped: what the medians of a top-2 model come to."""
 
-def ratio_threshold(routing: Routing) -> float:
-    """mu: the median over tokens of w1 / w0, below which a token keeps only its first expert.
 
-    0 for a model that routes to one expert: nothing can be skipped.
+def rank_thresholds(routing: Routing) -> tuple[float, ...]:
+    """For each rank r from 1 on the level of w_r / w0 below which a slot is skipped, K - 1 in all.
+
+    It is the same quantile for every rank, that at which `SKIPPED` of all slots go: mu, the median
+    of w1 / w0, for a model of two experts a token.
     """
-    if routing.weights.shape[1] < 2:
-        return 0.0
-    return float((routing.weights[:, 1] / routing.weights[:, 0]).median())
+    weights = routing.weights
+    slots = weights.shape[1]
+    if slots < 2:
+        return ()
+    share = SKIPPED * slots / (slots - 1)
+    ratios = (weights[:, 1:] / weights[:, :1]).sort(dim=0).values  # [T, K - 1]
+    place = math.ceil(share * len(ratios)) - 1
+    return tuple(ratios[place].tolist())
 
 
 def protection_quantile(statistics: Iterable[Tensor]) -> float:

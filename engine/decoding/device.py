@@ -73,7 +73,7 @@ class DeviceSteps:
         layers = self._context.model.config.num_layers
         while count < most:
             rule = request.pruning().decode_rule(layers)
-            if rule is None or rule.otp is not None:
+            if rule is None or not rule.is_top_two:
                 break
             self._prune_by(rule)
             with torch.inference_mode():

@@ -94,7 +94,7 @@ class DecodeStep:
         self._rope = model.rope
         self._progress = np.zeros((2 + at.PHASES * layers) * at.LINE, np.int64)
         self._rule = NO_PRUNING.decode_rule(layers)
-        self._rule_numbers = np.zeros((layers, 2), np.float32)
+        self._rule_numbers = np.zeros((layers, top_k), np.float32)
         self._price = np.zeros(1, np.float32)
         self._layers = np.array([_layer_row(layer) for layer in model.layers])
         self._model = self._model_row(model)
@@ -114,7 +114,7 @@ class DecodeStep:
         keys, config = cache.layers[0].keys, self._config
         known = keys.dtype in (torch.float32, torch.int8) and keys.is_cpu
         few = len(keys) <= _FEW_SEQUENCES or config.hidden_size < SMALLEST_SHARED
-        spoken = config.top_k == 2 or rule.otp is not None or rule == _unpruned(config.num_layers)
+        spoken = config.top_k == 2 or not rule.is_top_two or rule == _unpruned(config.num_layers)
         return known and few and spoken
 
     def run(self, token: int, cache: KVCache, rule: DecodeRule, sequence: int = 0) -> Tensor:
@@ -191,7 +191,9 @@ class DecodeStep:
 
     def _write_rule(self, rule: DecodeRule) -> None:
         self._rule = rule
-        self._rule_numbers[:] = np.transpose((rule.thresholds, rule.quantiles))
+        self._rule_numbers[:, :1] = np.reshape(rule.thresholds, (-1, 1))
+        self._rule_numbers[:, 1:-1] = rule.ranks or 0.0
+        self._rule_numbers[:, -1] = rule.quantiles
         self._price[:] = 0.0 if rule.otp is None else rule.otp.price
         self._model[at.OTP] = 0 if rule.otp is None else rule.otp.routers.data_ptr()
 

@@ -143,7 +143,7 @@ def _route(model: Table, layer: Table, call: Table, index: int, phase: int, mine
         choose(chances, model, ids, shares)
         if model[at.OTP] != 0:
             keep_worth(model, index, ids, shares)
-        elif model[at.TOP_K] == 2:
+        elif model[at.TOP_K] > 1:
             prune(model, call, index, ids, shares)
         if layer[at.ROTATED]:
             rotate(normed, model[at.HIDDEN], layer[at.EXPERT_GROUP])

@@ -50,17 +50,22 @@ def choose(chances: int, model: Table, ids: int, shares: int) -> None:
 
 @njit(**OPTIONS)
 def prune(model: Table, call: Table, index: int, ids: int, shares: int) -> None:
-    """Skip the second slot where the layer's rule says so; see `engine.pruning.DecodeRule`."""
-    threshold = memory.float_at(model[at.RULE], 2 * index)
-    if memory.float_at(shares, 1) / memory.float_at(shares, 0) >= threshold:
+    """Skip the slots that the layer's rule says are light; see `engine.pruning.DecodeRule`."""
+    top_k = model[at.TOP_K]
+    rule, heaviest, light = model[at.RULE] + index * top_k * FLOAT, memory.float_at(shares, 0), 0
+    for rank in range(1, top_k):
+        if not memory.float_at(shares, rank) / heaviest >= memory.float_at(rule, rank - 1):
+            light += 1
+    if light == 0:
         return
     _, parts = visible(model, call)
     size = vectors.sum_of_magnitudes(model[at.NORMED], model[at.HIDDEN])
-    if size * own_attention(model, parts) > memory.float_at(model[at.RULE], 2 * index + 1):
+    if size * own_attention(model, parts) > memory.float_at(rule, top_k - 1):
         return
-    memory.put_int(ids, 1, -1 - memory.int_at(ids, 1))
-    memory.put_float(shares, 0, float32(1))
-    memory.put_float(shares, 1, float32(0))
+    for rank in range(1, top_k):
+        if not memory.float_at(shares, rank) / heaviest >= memory.float_at(rule, rank - 1):
+            memory.put_int(ids, rank, -1 - memory.int_at(ids, rank))
+    _share_out(top_k, ids, shares)
 
 
 @njit(**OPTIONS)
@@ -81,23 +86,22 @@ def keep_worth(model: Table, index: int, ids: int, shares: int) -> None:
         cost = float32(exp(foretold)) + price * float32(kept - 1)
         if cost <= least:
             count, least = kept, cost
-    _keep_first(count, top_k, ids, shares)
+    if count < top_k:
+        for rank in range(count, top_k):
+            memory.put_int(ids, rank, -1 - memory.int_at(ids, rank))
+        _share_out(top_k, ids, shares)
 
 
 @njit(**OPTIONS)
-def _keep_first(count: int, top_k: int, ids: int, shares: int) -> None:
-    """Skip what comes after the first ``count`` slots; these share its weight."""
-    if count == top_k:
-        return
+def _share_out(top_k: int, ids: int, shares: int) -> None:
+    """Give the weight of the slots that are skipped to the others."""
     total, kept = float32(0), float32(0)
     for rank in range(top_k):
         total += memory.float_at(shares, rank)
-        if rank < count:
+        if memory.int_at(ids, rank) >= 0:
             kept += memory.float_at(shares, rank)
     for rank in range(top_k):
-        share = memory.float_at(shares, rank)
-        if rank < count:
-            memory.put_float(shares, rank, share * (total / kept))
-        else:
-            memory.put_int(ids, rank, -1 - memory.int_at(ids, rank))
-            memory.put_float(shares, rank, float32(0))
+        share = float32(0)
+        if memory.int_at(ids, rank) >= 0:
+            share = memory.float_at(shares, rank) / kept * total
+        memory.put_float(shares, rank, share)

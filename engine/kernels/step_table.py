@@ -36,8 +36,8 @@ to sum to 1; both 1 or 0."""
 _WEIGHTS = range(_SIZES.stop, _SIZES.stop + 7)
 EMBED_KIND, EMBED, FINAL_NORM, EPSILONS, RULE, OTP, PRICE = _WEIGHTS
 """``EPSILONS``: float32 [2 L + 2], of the norms in order, last that of queries and keys; ``RULE``:
-float32 [L, 2], threshold and quantile of each layer; ``OTP``: float32 [L, K - 1, H + K], routers
-that decide instead, or 0, and ``PRICE`` float32 [1] of a slot."""
+float32 [L, K], thresholds of all slots but the first, and the quantile of each layer; ``OTP``:
+float32 [L, K - 1, H + K], routers that decide instead, or 0; ``PRICE``: float32 [1], a slot's."""
 
 _SHARED = range(_WEIGHTS.stop, _WEIGHTS.stop + 11)
 STREAM, BETWEEN, NORMED, PROJECTED, MIXTURES, FACTS, ACTIVATIONS, IDS, *_REST = _SHARED

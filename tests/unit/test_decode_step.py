@@ -428,7 +428,7 @@ def test_the_first_token_is_a_prompt() -> None:
 def test_errors_are_those_of_the_layers() -> None:
     model = random_model(Shape(top_k=3))
     cache = prefilled(model, 4, capacity=5)
-    with pytest.raises(UsageError, match="ODP is defined for top-2 routing"):
+    with pytest.raises(UsageError, match="ODP has learned thresholds for top-2 routing"):
         decoded(model, 1, cache, half_pruned(model))
     cache.truncate(4)
     for token in (-1, 70):

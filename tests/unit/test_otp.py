@@ -18,8 +18,9 @@ from engine.checkpoint import load_model, open_checkpoint
 from engine.counters import Counters
 from engine.errors import CheckpointError, UsageError
 from engine.manifest import OTP_FILE, read_manifest
+from engine.model import Model
 from engine.otp import OtpPruning, choose_count, keep_first
-from engine.pruning import NO_PRUNING, Routing, route
+from engine.pruning import NO_PRUNING, OdpPruning, Routing, route
 from tests.unit.models_for_tests import save_tiny_mixtral, write_compressed
 from tests.unit.packed_models_for_tests import Shape, random_model
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
@@ -47,10 +48,9 @@ class KeepFirst:
 class LayerByLayer:
     """A pruning that no rule tells: nothing compiled takes it."""
 
-    needs_statistics = False
-
-    def __init__(self, inner: OtpPruning) -> None:
+    def __init__(self, inner: OtpPruning | OdpPruning) -> None:
         self._inner = inner
+        self.needs_statistics = inner.needs_statistics
 
     def decode_rule(self, num_layers: int) -> None:
         return None
@@ -246,35 +246,47 @@ def test_one_expert_a_token_leaves_nothing_to_skip(tmp_path: Path, text: Path) -
         learn_otp(PruneJob(folder, text=text), lambda step: None)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [Shape(), Shape(top_k=3, rotated=True), Shape(top_k=4, hidden=128, group=64, inner=128)],
-    ids=["two", "three", "four"],
-)
-def test_the_compiled_step_keeps_as_many(shape: Shape) -> None:
-    model = random_model(shape)
+def as_the_layers_do(model: Model, pruning: OtpPruning | OdpPruning) -> list[int]:
+    """Compare the compiled step under a pruning with the layers; returns how many experts ran, a
+    number for each token and layer."""
     torch.manual_seed(9)
-    routers = torch.randn(shape.layers, shape.top_k - 1, shape.hidden + shape.top_k) * 0.2
-    otp = OtpPruning(routers, 0.5)
-    tokens = torch.randint(shape.vocab, (24,)).tolist()
-    ours, theirs = (KVCache(model.config, 24, 1, "cpu", torch.float32) for _ in range(2))
+    tokens = torch.randint(model.config.vocab_size, (24,)).tolist()
+    caches = [KVCache(model.config, 24, 1, "cpu", torch.float32) for _ in range(2)]
     compiled, general = Heard(), Heard()
-    for heard, cache, pruning in ((compiled, ours, otp), (general, theirs, LayerByLayer(otp))):
+    ways = (compiled, caches[0], pruning), (general, caches[1], LayerByLayer(pruning))
+    for heard, cache, way in ways:
         with torch.inference_mode():
             for token in tokens:
-                logits = model.forward(torch.tensor([[token]]), cache, pruning, heard)
+                logits = model.forward(torch.tensor([[token]]), cache, way, heard)
                 heard.logits.append(logits)
     step = model.decoder.step(model)
     assert step is not None
-    assert step.takes(ours, otp.decode_rule(shape.layers))
+    assert step.takes(caches[0], pruning.decode_rule(model.config.num_layers))
     for found, expected in zip(compiled.routings, general.routings, strict=True):
         assert torch.equal(found.ids, expected.ids)
         torch.testing.assert_close(found.weights, expected.weights, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         torch.cat(compiled.logits), torch.cat(general.logits), rtol=1e-3, atol=1e-3
     )
-    counts = {int((routing.ids >= 0).sum()) for routing in general.routings}
-    assert counts == set(range(1, shape.top_k + 1))
+    return [int((routing.ids >= 0).sum()) for routing in general.routings]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(), Shape(top_k=3, rotated=True), Shape(top_k=4, hidden=128, group=64, inner=128)],
+    ids=["two", "three", "four"],
+)
+def test_the_compiled_step_keeps_as_many(shape: Shape) -> None:
+    torch.manual_seed(9)
+    routers = torch.randn(shape.layers, shape.top_k - 1, shape.hidden + shape.top_k) * 0.2
+    ran = as_the_layers_do(random_model(shape), OtpPruning(routers, 0.5))
+    assert set(ran) == set(range(1, shape.top_k + 1))
+
+
+def test_the_compiled_step_has_odps_thresholds_for_every_rank() -> None:
+    odp = OdpPruning((0.7, 0.5), (14.0, 20.0), ((0.6, 0.2), (0.3, 0.4)))
+    ran = as_the_layers_do(random_model(Shape(top_k=4)), odp)
+    assert set(ran) >= {1, 2, 4}
 
 
 def test_from_token_to_token_the_rule_may_change() -> None:

@@ -69,7 +69,7 @@ def test_prompt_is_pruned_by_ratio_except_for_the_important(batch: int, length: 
         else:
             first, second = routing.ids[row].tolist()
             assert pruned.ids[row].tolist() == [first, -1 - second]
-            assert pruned.weights[row].tolist() == [1.0, 0.0]
+            assert pruned.weights[row].tolist() == pytest.approx([1.0, 0.0])
     assert len(protected) == batch * max(1, int(0.02 * length))
 
 
@@ -79,7 +79,8 @@ def test_without_protection_the_ratio_alone_decides() -> None:
     kept = routing.weights[:, 1] / routing.weights[:, 0] >= 0.6
     assert torch.equal(pruned.ids[:, 1] >= 0, kept)
     assert torch.equal(pruned.ids[kept], routing.ids[kept])
-    assert torch.equal(pruned.weights[~kept], torch.tensor([[1.0, 0.0]]).expand(sum(~kept), 2))
+    alone = torch.tensor([[1.0, 0.0]]).expand(int((~kept).sum()), 2)
+    torch.testing.assert_close(pruned.weights[~kept], alone)
 
 
 def test_while_decoding_the_tokens_own_statistic_meets_the_layers_quantile() -> None:
@@ -134,9 +135,8 @@ def test_the_rule_of_a_pruning_says_what_it_does_while_decoding(
     kept = heavy | (tokens.abs().sum(1) * seen.own[:, 0] > rule.quantiles[layer])
     pruned = pruning.prune(layer, routing, tokens, seen)
     assert torch.equal(pruned.ids[:, 1] >= 0, kept)
-    assert torch.equal(
-        pruned.weights[~kept], torch.tensor([1.0, 0.0]).expand(int((~kept).sum()), 2)
-    )
+    alone = torch.tensor([1.0, 0.0]).expand(int((~kept).sum()), 2)
+    torch.testing.assert_close(pruned.weights[~kept], alone)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0])
@@ -156,7 +156,28 @@ def test_an_impossible_strength_is_refused(strength: float) -> None:
         OdpPruning((0.5,), (0.5,)).scaled(strength)
 
 
-def test_other_than_top_two_is_refused_in_one_line() -> None:
+@pytest.mark.parametrize("renormalised", [True, False])
+def test_every_rank_has_its_threshold_and_the_others_share_the_weight(renormalised: bool) -> None:
+    torch.manual_seed(7)
+    routing = route(torch.randn(300, 8), 4, renormalised)
+    tokens, seen = torch.randn(300, 8), statistics(300, 1, decoding=True)
+    odp = OdpPruning((0.0, 0.9), (0.0, 6.0), ((0.0, 0.0), (0.5, 0.3)))
+    pruned = odp.prune(1, routing, tokens, seen)
+    for row in range(300):
+        weights = routing.weights[row].double()
+        heavy = [weights[r] / weights[0] >= level for r, level in ((1, 0.9), (2, 0.5), (3, 0.3))]
+        if float(tokens[row].abs().sum() * seen.own[row, 0]) > 6.0:
+            heavy = [True] * 3
+        keep = torch.tensor([True, *heavy])
+        expected = weights * keep * weights.sum() / (weights * keep).sum()
+        torch.testing.assert_close(pruned.weights[row].double(), expected, rtol=1e-5, atol=1e-7)
+        assert torch.equal(pruned.ids[row] >= 0, keep)
+        assert torch.equal(pruned.ids[row].where(keep, -1 - pruned.ids[row]), routing.ids[row])
+    assert odp.prune(0, routing, tokens, seen).ids.min() >= 0
+    assert odp.scaled(0.5).ranks == ((0.0, 0.0), (0.25, 0.15))
+
+
+def test_without_thresholds_for_all_its_slots_a_model_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match="top-2 routing, this model selects 3"):
         OdpPruning((0.5,), (0.5,)).prune(
             0, route(torch.randn(4, 8), 3), torch.randn(4, 4), statistics(1, 4)
