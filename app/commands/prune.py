@@ -21,11 +21,18 @@ def add(commands: Commands) -> None:
         "again, they replace those that are there.",
     )
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument(
+    much = parser.add_mutually_exclusive_group()
+    much.add_argument(
         "--skip",
         type=float,
         metavar="SHARE",
         help="of the expert slots, 0 to 1, to skip at strength 1; default 0.25",
+    )
+    much.add_argument(
+        "--fewer",
+        type=float,
+        metavar="SHARE",
+        help="of the activated parameters, 0 to 1, to do without at strength 1",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="learn on this text")
     parser.add_argument("--samples", type=positive, metavar="N", help="windows to learn on")
@@ -46,6 +53,7 @@ def prune(options: argparse.Namespace) -> None:
         job = PruneJob(
             folder=folder,
             skipped=DEFAULT_SKIPPED if options.skip is None else options.skip,
+            fewer=options.fewer,
             text=options.text,
             samples=options.samples,
             window=options.window,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compress.pruning.damage import LayerDamage
-from engine.errors import UsageError
+from compress.pruning.otp import check_share
 
 _NEVER = 2.0
 """A threshold above every ratio: the second expert never runs."""
@@ -47,8 +47,7 @@ class _Curve:
 def damage_thresholds(layers: Sequence[LayerDamage], skipped: float) -> tuple[float, ...]:
     """A threshold for each layer, at which a share ``skipped`` of all slots goes, at the least
     damage. Raises UsageError for a share that two slots cannot have."""
-    if not 0 < skipped < 0.5:
-        raise UsageError(f"a share of {skipped:g} cannot be skipped: it is above 0, below 0.5")
+    check_share(skipped, 2)
     curves = [_Curve.of(layer) for layer in layers]
     low, high = 0.0, max(float(curve.costs[-1]) for curve in curves) * len(curves[0].ratios)
     for _ in range(_HALVINGS):

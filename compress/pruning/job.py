@@ -8,11 +8,12 @@ import torch
 
 from compress.calibration import CalibrationSize, calibrate, calibration_size
 from compress.pruning.damage import measure_damage
-from compress.pruning.otp import fit_router, price_for, skipped_share
+from compress.pruning.otp import check_share, fit_router, price_for, skipped_share
 from compress.result import file_record, write_manifest
 from compress.workspace import say_when_full
 from engine.checkpoint import load_model, open_checkpoint, save_tensors
 from engine.config import ModelConfig
+from engine.counters import ActivationCosts
 from engine.devices import choose
 from engine.errors import UsageError
 from engine.manifest import OTP_FILE, Manifest, OtpRecord, open_manifest
@@ -28,8 +29,8 @@ _MOST_TOKENS = 1 << 16
 @dataclass(frozen=True)
 class PruneJob:
     """What to teach, and on what. ``folder`` is a finished checkpoint; ``skipped`` the share of
-    the expert slots to be skipped; ``text``, ``samples``, ``window``, ``device``, ``seed`` and
-    ``offline`` as in `CompressJob`."""
+    the expert slots to be skipped, unless it is said how many ``fewer`` activated parameters there
+    are to be, as a share of them; the others as in `CompressJob`."""
 
     folder: Path
     skipped: float = DEFAULT_SKIPPED
@@ -39,6 +40,7 @@ class PruneJob:
     device: str = "auto"
     seed: int = 0
     offline: bool = False
+    fewer: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ def learn_otp(job: PruneJob, listener: Callable[[str], None]) -> OtpRecord:
     text = calibrate(build, job.text, size, job.seed, job.offline)
     listener("loading the model")
     model = load_model(job.folder, device.id)
+    skipped = job.skipped
+    if job.fewer is not None:
+        skipped = _slots_for(job.fewer, ActivationCosts.of(model), config)
+    check_share(skipped, config.top_k)
 
     def tell(layer: int) -> None:
         listener(f"layer {layer + 1} of {config.num_layers}")
@@ -69,7 +75,7 @@ def learn_otp(job: PruneJob, listener: Callable[[str], None]) -> OtpRecord:
     with torch.inference_mode():
         fitted = [fit_router(layer) for layer in measure_damage(model, text.tokens, tell)]
     foretold = [layer.foretold for layer in fitted]
-    price = price_for(foretold, job.skipped)
+    price = price_for(foretold, skipped)
     record = OtpRecord(
         price, skipped_share(foretold, price), text.origin, size.samples, size.window
     )
@@ -77,6 +83,12 @@ def learn_otp(job: PruneJob, listener: Callable[[str], None]) -> OtpRecord:
     with say_when_full(job.folder):
         _write(job.folder, manifest, OtpPruning(routers, price), record)
     return record
+
+
+def _slots_for(fewer: float, costs: ActivationCosts, config: ModelConfig) -> float:
+    """The share of the slots without which a share ``fewer`` of the activated parameters goes."""
+    experts = config.num_layers * config.top_k * costs.expert_params
+    return fewer * (costs.dense_params + experts) / experts
 
 
 def _size(job: PruneJob, build: _Build, device_kind: str) -> CalibrationSize:

@@ -60,16 +60,22 @@ def fit_router(layer: LayerDamage) -> FittedLayer:
     return FittedLayer(router, torch.cat(foretold))
 
 
-def price_for(foretold: Sequence[Tensor], skipped: float) -> float:
-    """The price of a slot at which a share ``skipped`` of all slots goes, on the tokens whose
-    damages were ``foretold`` [T, K - 1] in each layer.
-
-    Raises UsageError for a share that cannot be had: the first expert always runs.
-    """
-    slots = foretold[0].shape[1] + 1
+def check_share(skipped: float, slots: int) -> None:
+    """Raise UsageError for a share of all slots that cannot be skipped where each token has so
+    many: the first always runs."""
     most = (slots - 1) / slots
     if not 0 < skipped < most:
-        raise UsageError(f"a share of {skipped:g} cannot be skipped: it is above 0, below {most:g}")
+        raise UsageError(
+            f"{skipped:.3g} of the expert slots cannot be skipped: take more than 0 and less than "
+            f"{most:.3g}"
+        )
+
+
+def price_for(foretold: Sequence[Tensor], skipped: float) -> float:
+    """The price of a slot at which a share ``skipped`` of all slots goes, on the tokens whose
+    damages were ``foretold`` [T, K - 1] in each layer. Raises UsageError as `check_share`.
+    """
+    check_share(skipped, foretold[0].shape[1] + 1)
     low, high = -_EXTREME, _EXTREME
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

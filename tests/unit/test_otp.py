@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from compress.calibration import CalibrationSize, text_windows
 from compress.pruning.damage import LayerDamage, measure_damage
 from compress.pruning.job import PruneJob, learn_otp
 from compress.pruning.otp import fit_router, price_for, skipped_share
@@ -21,6 +22,7 @@ from engine.manifest import OTP_FILE, read_manifest
 from engine.model import Model
 from engine.otp import OtpPruning, choose_count, keep_first
 from engine.pruning import NO_PRUNING, OdpPruning, Routing, route
+from engine.tokenizer import Tokenizer
 from tests.unit.models_for_tests import save_tiny_mixtral, write_compressed
 from tests.unit.packed_models_for_tests import Shape, random_model
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
@@ -207,6 +209,22 @@ def test_strength_goes_from_nothing_to_more(build: Path, text: Path) -> None:
     assert all(a < b for a, b in itertools.pairwise(shares))
     with pytest.raises(UsageError, match="from 0 to 2"):
         otp.scaled(2.5)
+
+
+def test_fewer_parameters_are_so_many_slots(build: Path, text: Path) -> None:
+    learn_otp(PruneJob(build, fewer=0.1, text=text, samples=8, window=64), lambda step: None)
+    model = load_model(build)
+    size = CalibrationSize(8, 64)
+    windows = text_windows(text, Tokenizer.from_folder(build), size, 0)
+    activated = []
+    for pruning in (NO_PRUNING, learned(build)):
+        counters = Counters(model)
+        with torch.inference_mode():
+            model.forward(windows, None, pruning, counters)
+        activated.append(counters.read().activated_params)
+    assert 1 - activated[1] / activated[0] == pytest.approx(0.1, abs=0.02)
+    with pytest.raises(UsageError, match="cannot be skipped"):
+        learn_otp(PruneJob(build, fewer=0.9, text=text, samples=8, window=64), lambda step: None)
 
 
 def test_a_build_without_routers_has_none(build: Path) -> None:
