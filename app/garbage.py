@@ -11,8 +11,8 @@ from time import thread_time
 LOOK_SECONDS = 1.0
 MUCH = 20
 """Collections of the middle generation, 7,000 new objects or more each, before a full one."""
-REST = 20.0
-"""Least rest after a full collection, as a multiple of its time: 5 % of the time at most."""
+REST = 10.0
+"""Least rest after a full collection, as a multiple of its time: a tenth of the time at most."""
 _NEVER = 1_000_000
 
 

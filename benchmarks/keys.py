@@ -51,10 +51,10 @@ class Keys:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="60 presses a story instead of 400")
+    parser.add_argument("--quick", action="store_true", help="60 presses a story instead of 200")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    presses = 60 if options.quick else 400
+    presses = 60 if options.quick else 200
     with tempfile.TemporaryDirectory() as home:
         make_models(Path(home))
         rows = {

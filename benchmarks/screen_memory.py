@@ -43,6 +43,8 @@ and an end.
 """
 QUESTIONS = ("Where does Karin live?", "Tell me a story.", "Show me a function for a factorial.")
 CHAT_LENGTH = 10
+PAUSE_SECONDS = 0.5
+"""Between a reply and the next question: nobody asks faster."""
 THIS = "benchmarks.screen_memory"
 
 
@@ -84,11 +86,11 @@ def measure(command: Sequence[str], home: str, marks: Sequence[int], new_chats: 
         for number in range(1, marks[-1] + 1):
             if new_chats and number % CHAT_LENGTH == 0:
                 screen.press("\x0e")  # Ctrl+N
-                screen.rest(0.2)
+                screen.rest(PAUSE_SECONDS)
             screen.forget()
             screen.press(f"{QUESTIONS[number % len(QUESTIONS)]}\r")
             screen.wait_for("% pruned")  # below the reply, at its end
-            screen.rest(0.2)
+            screen.rest(PAUSE_SECONDS)
             if number in marks:
                 held.append(resident_bytes(screen))
     return held
