@@ -348,7 +348,7 @@ def test_the_words_reach_the_job(
 
 def test_names_offered_are_those_there_are() -> None:
     assert compress.ALLOCATORS == ALLOCATORS
-    assert tuple(QUANTIZERS) == compress.QUANTIZERS
+    assert tuple(QUANTIZERS) == compress.QUANTIZER_NAMES
 
 
 # --- the real job ---------------------------------------------------------------------------------
