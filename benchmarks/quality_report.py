@@ -126,7 +126,8 @@ def markdown(points: Sequence[Point], conditions: str) -> str:
     for method in METHODS:
         lines += (_row(found, method.name, bits) for bits in found.widths(method.name))
     lines += _steps(found)
-    lines += _evened(Found(points, even=True))
+    if any(point.even for point in points):
+        lines += _evened(Found(points, even=True))
     lines += ["", *(f"- {claim}" for claim in claims(found))]
     return "\n".join(lines) + "\n"
 
