@@ -51,8 +51,8 @@ STEPWISE = (
     *("OTP at 45%", "w1/w0 at 45%, 2% protected by Eq. 6"),
 )
 ANSWERING = (
-    *("nothing skipped", "ODP: medians, 2 % protected"),
-    *("w1/w0 at 45%, one quantile", "OTP at 25%", "OTP at 45%"),
+    *("nothing skipped", "ODP: medians, 2 % protected", "w1/w0 at 45%, one quantile"),
+    "OTP at 45%",
 )
 
 

@@ -134,9 +134,9 @@ class OdpPruning:
 
     thresholds: tuple[float, ...]
     quantiles: tuple[float, ...]
-    ranks: tuple[tuple[float, ...], ...] = ()
     protected_share: float = PROTECTED_SHARE
     needs_statistics: bool = True
+    ranks: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def from_records(cls, layers: Sequence[LayerRecord]) -> "OdpPruning":
@@ -144,7 +144,7 @@ class OdpPruning:
         return cls(
             tuple(layer.odp_threshold for layer in layers),
             tuple(layer.odp_quantile for layer in layers),
-            tuple(layer.odp_ranks for layer in layers) if layers[0].odp_ranks else (),
+            ranks=tuple(layer.odp_ranks for layer in layers) if layers[0].odp_ranks else (),
         )
 
     def scaled(self, strength: float) -> "OdpPruning":

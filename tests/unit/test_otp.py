@@ -302,7 +302,7 @@ def test_the_compiled_step_keeps_as_many(shape: Shape) -> None:
 
 
 def test_the_compiled_step_has_odps_thresholds_for_every_rank() -> None:
-    odp = OdpPruning((0.7, 0.5), (14.0, 20.0), ((0.6, 0.2), (0.3, 0.4)))
+    odp = OdpPruning((0.7, 0.5), (14.0, 20.0), ranks=((0.6, 0.2), (0.3, 0.4)))
     ran = as_the_layers_do(random_model(Shape(top_k=4)), odp)
     assert set(ran) >= {1, 2, 4}
 

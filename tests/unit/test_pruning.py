@@ -161,7 +161,7 @@ def test_every_rank_has_its_threshold_and_the_others_share_the_weight(renormalis
     torch.manual_seed(7)
     routing = route(torch.randn(300, 8), 4, renormalised)
     tokens, seen = torch.randn(300, 8), statistics(300, 1, decoding=True)
-    odp = OdpPruning((0.0, 0.9), (0.0, 6.0), ((0.0, 0.0), (0.5, 0.3)))
+    odp = OdpPruning((0.0, 0.9), (0.0, 6.0), ranks=((0.0, 0.0), (0.5, 0.3)))
     pruned = odp.prune(1, routing, tokens, seen)
     for row in range(300):
         weights = routing.weights[row].double()
