@@ -21,6 +21,7 @@ from engine.errors import DiskFullError, HubError, UsageError
 from engine.manifest import (
     DENSE_FILE,
     MANIFEST_NAME,
+    OTP_FILE,
     Manifest,
     layer_file,
     open_manifest,
@@ -96,6 +97,8 @@ def _fetch_manifest(repository: HubRepository, folder: Path) -> None:
 def _wanted(repository: HubRepository, manifest: Manifest) -> list[HubFile]:
     """The files of a checkpoint, with the sizes and hashes of its manifest. Raises HubError."""
     weights = {layer_file(index) for index in range(len(manifest.layers))} | {DENSE_FILE}
+    if manifest.otp is not None:
+        weights.add(OTP_FILE)
     strange = set(manifest.files) - weights - set(COMPANIONS)
     missing = weights - set(manifest.files)
     if strange or missing:

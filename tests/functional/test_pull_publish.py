@@ -192,9 +192,15 @@ def test_two_pulls_of_one_model_refuse_each_other(mc_chat: Command, hub: Hub, re
 # --- publish --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("prunes", [False, True])
 def test_published_and_pulled_is_the_same(
-    mc_chat: Command, hub: Hub, tiny: Path, login: None
+    mc_chat: Command, hub: Hub, tiny: Path, login: None, prunes: bool, tmp_path: Path
 ) -> None:
+    if prunes:
+        text = tmp_path / "text.txt"
+        text.write_text("Some words to be surprised by, and others. " * 50)
+        learning = ("prune", "tiny", "--text", text, "--samples", "4", "--window", "32")
+        assert mc_chat(*learning).code == 0
     result = mc_chat("publish", "tiny", "me/new", "--json")
     assert result.code == 0, result.err
     assert result.json["url"] == f"{hub.url}/me/new"
