@@ -18,7 +18,8 @@ MOMENT_SECONDS = 0.02
 PORTION = 500
 """Characters drawn at a time, at least; twice as many after each that took less than a moment."""
 REST = 3.0
-"""Rest after a portion, as a multiple of its time: at most a quarter of the time is drawing."""
+"""Rest after a portion, as a multiple of its time: at most a quarter of the time is drawing, and
+half of it once the engine has written all."""
 
 
 class PacedStream:
@@ -70,5 +71,6 @@ class PacedStream:
                 self._portion = max(PORTION, size // 2)
             elif len(text) == size:
                 self._portion = 2 * size
+            rest = max(FRAME_SECONDS, (REST if self._whole is None else 1.0) * took)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), max(FRAME_SECONDS, REST * took))
+                await asyncio.wait_for(self._hurry.wait(), rest)
