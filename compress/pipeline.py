@@ -24,17 +24,17 @@ from compress.allocation import (
     LayerScores,
     ModelBudget,
     default_exponents,
-    needs_all_layers,
     plan_budget,
     plan_model_budget,
     widths_for,
 )
+from compress.allocator_names import default_allocator, needs_all_layers
 from compress.calibration import Calibration, CalibrationSize, calibrate, calibration_size
 from compress.passes import ONE_PASS, TWO_PASSES, Method, Passes
 from compress.placement import check_memory, choose_placement, say_when_out_of_memory
 from compress.progress import Listener, Stage
 from compress.quality import agreement, heldout_ends
-from compress.quantizer_names import DEFAULT_QUANTIZER, is_rotated, sweeps_of
+from compress.quantizer_names import DEFAULT_QUANTIZER, is_rotated, reads_no_text, sweeps_of
 from compress.quantizers import quantizer, scoring_quantizer
 from compress.reporter import Reporter
 from compress.result import write_manifest, write_rest
@@ -76,9 +76,9 @@ ERRORS = ("block", "model")
 class CompressJob:
     """What to compress and how; `mc-chat compress` has an option for each.
 
-    ``source`` is a folder or a repository of the hub, ``owner/name``. ``text`` calibrates, None
-    for the source's default; ``samples`` windows of ``window`` tokens, None for the device's
-    default; ``exponents`` None are the allocator's. ``expert_bytes`` is what the global program
+    ``source`` is a folder or a repository of the hub, ``owner/name``. ``allocator`` None is
+    `default_allocator`'s. ``text`` calibrates, None for the source's default; ``samples`` windows
+    of ``window`` tokens, None for the device's default; ``exponents`` None are the allocator's. ``expert_bytes`` is what the global program
     may spend, None for what ``bits`` take. ``router_bits`` and ``head_bits`` 16 leave both alone.
     ``device`` is `auto`, `cpu` or `cuda:N`. ``keep_source`` keeps what is downloaded; ``offline``
     makes no connection. ``restart`` discards an unfinished run and replaces what is at ``out``.
@@ -87,7 +87,7 @@ class CompressJob:
     source: Path | str
     out: Path
     bits: float = 2.5
-    allocator: str = "pmq"
+    allocator: str | None = None
     quantizer: str = DEFAULT_QUANTIZER
     group_size: int = 128
     text: Path | None = None
@@ -107,12 +107,17 @@ class CompressJob:
     @property
     def is_data_free(self) -> bool:
         """Whether no text is read: the quick build by hqq."""
-        return self.quantizer == "hqq" and self.text is None
+        return reads_no_text(self.quantizer, self.text is not None)
+
+    @property
+    def spread_by(self) -> str:
+        """The allocator's name."""
+        return self.allocator or default_allocator(self.is_data_free)
 
     @property
     def passes(self) -> int:
         """How often the calibration streams go through the layers."""
-        return 2 if needs_all_layers(self.allocator) or self.error == "model" else 1
+        return 2 if needs_all_layers(self.spread_by) or self.error == "model" else 1
 
     @property
     def reads(self) -> int:
@@ -265,7 +270,7 @@ class _Compression:
                 passes.score_all(self._model_errors(passes.tokens))
             else:
                 passes.score_all()
-            passes.quantize_all()
+            passes.quantize_all(compared=scores is None)
 
     def _model_errors(self, tokens: Tensor) -> Sequence[model_error.Errors] | None:
         """eps on the model's output, None where a run before this one has noted all of it."""
@@ -279,8 +284,8 @@ class _Compression:
         model = model_error.load_whole(self._source, torch.device(self._device.id))
 
         def tell(layer: int, expert: int, share: float) -> None:
-            message = f"errors on the model's output, layer {layer + 1}, expert {expert + 1}"
-            self._report.aside("score", f"{message}: {share:.0%}")
+            where = f"layer {layer + 1} of {config.num_layers}, expert {expert + 1}"
+            self._report.aside("score", f"errors on the model's output, {where}: {share:.0%}")
 
         score_with, size = method.score_with, method.group_size
         return model_error.model_errors(model, tokens, score_with, size, method.widths, tell)
@@ -337,9 +342,9 @@ def _check_words(job: CompressJob) -> None:
     if job.is_data_free and job.passes > 1:
         raise UsageError(
             f"--quantizer hqq without --text measures no activations, which --allocator "
-            f"{job.allocator} --error {job.error} needs: give a text"
+            f"{job.spread_by} --error {job.error} needs: give a text"
         )
-    if job.is_data_free and job.allocator == "hessian":
+    if job.is_data_free and job.spread_by == "hessian":
         raise UsageError("--allocator hessian needs activations: give a --text, or choose fnorm")
     for option, bits, widths in (
         ("--router-bits", job.router_bits, manifest.ROUTER_WIDTHS),
@@ -348,7 +353,7 @@ def _check_words(job: CompressJob) -> None:
         if bits not in widths:
             named = " or ".join(map(str, widths))
             raise UsageError(f"{option} {bits} is not possible: choose {named}")
-    if job.expert_bytes is not None and not needs_all_layers(job.allocator):
+    if job.expert_bytes is not None and not needs_all_layers(job.spread_by):
         raise UsageError("--expert-bytes is a budget for --allocator global only")
 
 
@@ -368,9 +373,9 @@ def _check_shapes(job: CompressJob, config: ModelConfig) -> None:
 def _method(job: CompressJob, config: ModelConfig) -> Method:
     """Raises UsageError, AllocationError."""
     spread: Budget | ModelBudget
-    if needs_all_layers(job.allocator):
+    if needs_all_layers(job.spread_by):
         spread = plan_model_budget(
-            job.allocator,
+            job.spread_by,
             job.bits,
             config,
             job.group_size,
@@ -378,15 +383,15 @@ def _method(job: CompressJob, config: ModelConfig) -> Method:
             quantizer(job.quantizer).rotated,
         )
     else:
-        spread = plan_budget(job.allocator, job.bits, config.num_experts)
+        spread = plan_budget(job.spread_by, job.bits, config.num_experts)
     return Method(
         quantize=quantizer(job.quantizer),
         score_with=scoring_quantizer(job.quantizer),
-        widths=widths_for(job.allocator, job.bits),
+        widths=widths_for(job.spread_by, job.bits),
         group_size=job.group_size,
-        allocator=job.allocator,
+        allocator=job.spread_by,
         budget=spread,
-        exponents=job.exponents or default_exponents(job.allocator),
+        exponents=job.exponents or default_exponents(job.spread_by),
         seed=job.seed,
         rest=RestBits(job.router_bits, job.head_bits),
     )
@@ -398,7 +403,7 @@ def _recipe(
     return Recipe(
         bits=job.bits,
         quantizer=job.quantizer,
-        allocator=job.allocator,
+        allocator=job.spread_by,
         group_size=job.group_size,
         calibration=calibration.origin,
         samples=size.samples,

@@ -32,7 +32,7 @@ def widths(found: Sequence[Allocation]) -> str:
                     place = left + expert * _CELL, top + layer * _CELL
                     yield from svg.cell(*place, _CELL, _CELL, _BY_WIDTH[bits], str(bits))
         for layer in range(layers):
-            yield svg.text(72, top + layer * _CELL + 16, f"layer {layer + 1}", "quiet", "end")
+            yield svg.text(72, top + layer * _CELL + 16, f"layer {layer}", "quiet", "end")
 
     title = "The widths that the program chooses"
     return svg.picture(84 + len(found) * panel, top + layers * _CELL + 20, title, parts())
@@ -61,14 +61,14 @@ def errors(found: Errors) -> str:
                 where = x + (bits - 1) * bar + bar / 2 - 1.5
                 ink: svg.Ink = "ink" if bits == chosen else "quiet"
                 yield svg.text(where, bottom + 15, str(bits), ink, "middle", 11, bits == chosen)
-            yield svg.text(x + 1.5 * bar, bottom + 34, f"expert {expert + 1}", "ink", "middle")
+            yield svg.text(x + 1.5 * bar, bottom + 34, f"expert {expert}", "ink", "middle")
             for bit in range(chosen):
                 yield svg.rect(x + bit * bar, bottom + 46, bar - 3, 14, _BY_WIDTH[chosen], 2)
         total = sum(found.chosen)
         words = f"{total} bits spent: {total / experts:g} in the mean over {experts} experts"
         yield svg.text(left, bottom + 82, words, bold=True)
 
-    title = f"Layer {found.layer + 1}: what 1, 2 and 3 bits would cost each expert (full: chosen)"
+    title = f"Layer {found.layer}: what 1, 2 and 3 bits would cost each expert (full: chosen)"
     return svg.picture(left + experts * group + 20, bottom + 100, title, parts())
 
 
@@ -103,7 +103,7 @@ def ratios(found: Ratios) -> str:
         yield svg.text(cut + 8, 62, f"{1 - found.below:.0%}: both run", bold=True)
         yield svg.text(cut + 8, 80, f"threshold {found.threshold:.2f}", "quiet")
 
-    title = f"Layer {found.layer + 1}: the second expert's weight beside the first's, held-out text"
+    title = f"Layer {found.layer}: the second expert's weight beside the first's, held-out text"
     return svg.picture(left + width + 40, bottom + 54, title, parts())
 
 
@@ -122,7 +122,7 @@ def tokens(found: Sequence[Token]) -> str:
         if x == left:
             drawn += [
                 svg.text(
-                    left - 8, top + 22 + layer * size, f"layer {layer + 1}", "quiet", "end", 11
+                    left - 8, top + 22 + layer * size, f"layer {layer}", "quiet", "end", 11
                 )
                 for layer in range(layers)
             ]

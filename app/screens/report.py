@@ -91,7 +91,7 @@ def layers_content(manifest: Manifest, width: int) -> Content:
         beside = f"({percent(experts[index])})".rjust(10) if streams else ""
         lines.append(
             Content.assemble(
-                f"{index + 1:>5}  ",
+                f"{index:>5}  ",
                 (f"{widths[index]:<{longest}}  ", "bold"),
                 bar((error or 0.0) / highest if highest else 0.0, room, "$primary"),
                 f" {percent(error):>8}",

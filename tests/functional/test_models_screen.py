@@ -133,6 +133,7 @@ async def test_the_report_of_a_model_is_a_key_away(size: tuple[int, int]):
         assert "On 8,176 tokens of demo corpus, held-out split: text that nothing" in whole
         rows = [line for line in words[-1].splitlines() if "3 3 2 2" in line]
         # Two experts at 3 bits with eps 0.1, two at 2 bits with 0.2, over a stream of norm 8.
+        assert [row.split()[0] for row in rows] == ["0", "1", "2", "3"], "named as on the map"
         assert [row.split()[-4:] for row in rows] == [
             [error, "%", "(4.0", "%)"] for error in ("5.0", "6.2", "8.0", "12.1")
         ]

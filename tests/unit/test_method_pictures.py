@@ -43,6 +43,13 @@ def test_pictures_are_svg_that_says_what_it_is_and_the_same_every_time() -> None
         assert len(cells) == marks
 
 
+def test_layers_and_experts_are_named_as_in_the_checkpoint() -> None:
+    (widths, _), (errors, _), *_ = drawn()
+    assert [f"layer {layer}<" in widths for layer in range(3)] == [True, True, False]
+    assert "Layer 0: " in errors
+    assert [f"expert {expert}<" in errors for expert in range(3)] == [True, True, False]
+
+
 def test_turned_weights_are_normal_and_were_not() -> None:
     before, after = figures.turned(layer=1, expert=0, group_size=128)
     assert after.missed == pytest.approx(1 - 2 / math.pi, abs=0.01)
