@@ -296,15 +296,16 @@ class _Handler(BaseHTTPRequestHandler):
                 and faults.cuts
                 and sent + len(piece) > faults.cut_after
             ):
-                self.wfile.write(piece[: faults.cut_after - sent])
                 hub.bytes_sent += faults.cut_after - sent
+                self.wfile.write(piece[: faults.cut_after - sent])
                 self.wfile.flush()
                 faults.cuts -= 1
                 self.close_connection = True
                 return
-            self.wfile.write(piece)
             sent += len(piece)
+            # Before they go: a client that has them all may look at once.
             hub.bytes_sent += len(piece)
+            self.wfile.write(piece)
             if faults.bytes_per_second:
                 time.sleep(len(piece) / faults.bytes_per_second)
 

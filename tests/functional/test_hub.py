@@ -27,6 +27,7 @@ from compress.hub.connection import TIMEOUT, Patience
 from compress.progress import Transfer
 from engine.errors import DiskFullError, HubError, Interrupted, McChatError, NetworkError
 from tests.hub_for_tests import TOKEN, Hub, connect, running_hub
+from tests.waiting import wait_until
 
 NAME = "owner/model"
 SHARDS = tuple(f"model-{part:05d}-of-00004.safetensors" for part in range(1, 5))
@@ -305,7 +306,7 @@ def test_waiting_for_the_network_can_be_stopped(
 
     with pytest.raises(Interrupted):
         download(repository, repository.files[0], folder, stop)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20, "it waited for the next try"
 
 
 def test_altered_bytes_are_asked_for_once_more(hub: Hub, folder: Path) -> None:
@@ -380,10 +381,8 @@ def test_a_config_is_fetched_and_does_without_the_hub_later(hub: Hub, folder: Pa
     assert path.name == "config.json"
     assert path.read_bytes() == original(hub, "config.json")
     hub.faults.reset = True
-    begun = time.monotonic()
     assert fetch_config(NAME, folder) == path
     refusal(lambda: fetch_config("owner/other", folder), NetworkError)
-    assert time.monotonic() - begun < 5
     hub.faults.reset = False
     assert "no repository" in refusal(lambda: fetch_config("owner/other", folder), HubError)
     refusal(lambda: fetch_config("../other", folder), HubError)
@@ -397,25 +396,19 @@ def shards(
     keep: bool = False,
     listener: Callable[[Transfer], None] = quiet,
     order: tuple[str, ...] = SHARDS,
+    passes: int = 1,
 ) -> HubShards:
-    return HubShards(list_repository(NAME), folder, keep, listener, order)
+    return HubShards(list_repository(NAME), folder, keep, listener, [order] * passes)
 
 
 def on_disk(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.suffix == ".safetensors"}
 
 
-def wait_until(predicate: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not predicate():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("passes", [1, 2])
 def test_shards_come_one_ahead_and_go_when_used(hub: Hub, folder: Path, passes: int) -> None:
     order = SHARDS * passes
-    with shards(folder, order=order) as source:
+    with shards(folder, passes=passes) as source:
         for place, name in enumerate(order):
             assert source.fetch(name).read_bytes() == original(hub, name)
             following = order[place + 1 : place + 2]
@@ -438,7 +431,7 @@ def test_kept_shards_all_stay_and_are_not_fetched_again(hub: Hub, folder: Path) 
 
 
 def test_a_layer_on_two_shards_reads_them_in_turns(hub: Hub, folder: Path) -> None:
-    with shards(folder, order=SHARDS * 2) as source:
+    with shards(folder, passes=2) as source:
         for first, second in itertools.pairwise(SHARDS):
             for name in (first, second, first, second):
                 source.fetch(name)
@@ -463,11 +456,11 @@ def test_a_later_run_takes_up_what_is_there_and_removes_what_is_not_needed(
         source.fetch(SHARDS[0])
         source.fetch(SHARDS[1])
     (folder / f"{SHARDS[2]}.abc.incomplete").write_bytes(b"old")
-    sent = hub.bytes_sent
+    hub.requests.clear()
     with shards(folder, order=SHARDS[1:2] + SHARDS[3:] + SHARDS[:1]) as source:
         source.fetch(SHARDS[1])
-        assert hub.bytes_sent == sent or SHARDS[3] in hub.requests[-1].path
         assert SHARDS[0] not in on_disk(folder)
+    assert not hub.requested(SHARDS[1])
 
 
 def test_waiting_for_a_shard_is_told_in_bytes_and_can_be_stopped(hub: Hub, folder: Path) -> None:
@@ -478,16 +471,14 @@ def test_waiting_for_a_shard_is_told_in_bytes_and_can_be_stopped(hub: Hub, folde
     def listener(transfer: Transfer) -> None:
         assert threading.get_ident() == thread
         heard.append(transfer)
-        if transfer.done > SIZE // 4:
+        if transfer.done > SIZE // 8:
             raise Interrupted("stop")
 
-    begun = time.monotonic()
     with shards(folder, listener=listener) as source, pytest.raises(Interrupted):
         source.fetch(SHARDS[0])
-    assert time.monotonic() - begun < 3
     assert heard[-1].total == SIZE
     assert heard[-1].message == f"downloading {SHARDS[0]}"
-    assert held_bytes(list_repository(NAME).file(SHARDS[0]), folder) > SIZE // 4
+    assert SIZE // 8 < held_bytes(list_repository(NAME).file(SHARDS[0]), folder) < SIZE
 
 
 def test_a_shard_fetched_ahead_in_vain_has_another_chance(hub: Hub, folder: Path) -> None:

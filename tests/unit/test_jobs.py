@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import UnionType
 
 import pytest
 
@@ -20,6 +21,7 @@ from compress.job import parser as job_parser
 from compress.progress import Done, JobEvent, JobFailed, Progress, Started, decode, encode
 from engine.errors import UsageError, WorkerError
 from tests.ui import FAKES, end_jobs
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 STEP = Progress("score", 0, 4, 0.1, 1.0, None, "scoring expert 1 of 8")
 
@@ -47,11 +49,12 @@ def python(code: str) -> list[str]:
 def until_end(watch: JobWatch) -> list[JobEvent]:
     """Everything that a job tells."""
     events: list[JobEvent] = []
-    deadline = time.monotonic() + 20
-    while not events or not isinstance(events[-1], Done | JobFailed):
-        assert time.monotonic() < deadline
-        events += watch.poll()
-        time.sleep(0.01)
+
+    def ended() -> bool:
+        events.extend(watch.poll())
+        return last_is(events, Done | JobFailed)()
+
+    wait_until(ended)
     return events
 
 
@@ -70,8 +73,9 @@ def test_a_job_tells_who_it_is_then_its_steps_then_its_result(job: Job) -> None:
 
 def test_it_leads_a_session_of_its_own_and_is_found_while_it_runs(job: Job) -> None:
     process = jobs.start(job, fake("hold"))
-    while (found := jobs.running(job.folder)) is None:
-        time.sleep(0.01)
+    wait_until(lambda: jobs.running(job.folder))
+    found = jobs.running(job.folder)
+    assert found is not None
     assert (found.pid, found.out, found.source, found.bits) == (
         process.pid,
         job.folder,
@@ -176,8 +180,7 @@ def test_old_files_are_removed_when_the_next_job_starts(job: Job, tmp_path: Path
         process = jobs.start(other, fake(story))
         if story == "done":
             until_end(JobWatch(other.folder, process))
-    while jobs.running(others[2].folder) is None:
-        time.sleep(0.01)
+    wait_until(lambda: jobs.running(others[2].folder))
     for other, days in zip(others, (31, 29, 31), strict=True):
         age(jobs.log_file(other.folder).with_suffix(".jsonl"), days)
     until_end(JobWatch(job.folder, jobs.start(job, fake("done"))))
@@ -188,8 +191,7 @@ def test_old_files_are_removed_when_the_next_job_starts(job: Job, tmp_path: Path
 
 def test_what_a_job_has_told_is_forgotten_unless_it_runs(job: Job) -> None:
     jobs.start(job, fake("hold"))
-    while jobs.running(job.folder) is None:
-        time.sleep(0.01)
+    wait_until(lambda: jobs.running(job.folder))
     jobs.forget(job.folder)
     assert jobs.is_known(job.folder)
     watch = JobWatch(job.folder)
@@ -304,11 +306,11 @@ def test_a_last_word_behind_which_a_watcher_has_read_already_is_heard(job: Job) 
         os.ftruncate(1, 0)
         print(encode(JobFailed("DiskFullError", "full " * 100)), flush=True)
         """
-    watch = JobWatch(job.folder, jobs.start(job, python(code)))
-    while watch.pid is None:
-        watch.poll()
+    process = jobs.start(job, python(code))
+    watch = JobWatch(job.folder, process)
+    wait_until(watch.poll)
     Path(f"{job.folder}.go").touch()
-    time.sleep(0.3)
+    process.wait()
     assert until_end(watch)[-1] == JobFailed("DiskFullError", "full " * 100)
 
 
@@ -324,12 +326,12 @@ def test_a_reader_that_goes_away_does_not_end_the_job() -> None:
 
 
 async def until(end: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not end():
             await asyncio.sleep(0.01)
 
 
-def last_is(heard: list[JobEvent], kind: type) -> Callable[[], bool]:
+def last_is(heard: list[JobEvent], kind: type | UnionType) -> Callable[[], bool]:
     return lambda: bool(heard) and isinstance(heard[-1], kind)
 
 
