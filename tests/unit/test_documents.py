@@ -10,21 +10,40 @@ import pytest
 from docs import journey, keys
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("getting-started", "wizard", "keys", "method", "troubleshooting", "journey")
-DOCUMENTS = [ROOT / "docs" / f"{name}.md" for name in NAMES]
-LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)(?:#[^)]*)?\)")
+DOCUMENTS = sorted(
+    path
+    for pattern in ("README.md", "assets/README.md", "docs/*.md", "benchmarks/results/*.md")
+    for path in ROOT.glob(pattern)
+)
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^(`{3,}).*?^\1", re.DOTALL | re.MULTILINE)
 
 
 def test_the_keys_are_those_of_the_program() -> None:
     assert keys.FILE.read_text() == keys.keys_text(), "it is out of date: python -m docs.keys"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def prose(document: Path) -> str:
+    return FENCE.sub("", document.read_text())
+
+
+def anchors(document: Path) -> set[str]:
+    """What a `#` can lead to, as GitHub names it."""
+    headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
+    plain = [LINK.sub(r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_links_to_is_there(document: Path) -> None:
-    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
-    for target in LINK.findall(text):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
+    """Files, pictures, and headings."""
+    for _, target in LINK.findall(prose(document)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = (document.parent / path).resolve() if path else document
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/getting-started.md", "docs/journey.md"])
