@@ -9,7 +9,6 @@ table is also written to benchmarks/results/; `--redraw` makes its text and plot
 figures there.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -17,15 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from assets import DEMO_DIR, corpus
 from benchmarks import allocation_report as report
 from benchmarks.allocation_report import Point
-from benchmarks.demo_bench import RESULTS, Demo, conditions, each_seed
-from benchmarks.machine import machine
+from benchmarks.demo_bench import RESULTS, Demo, each_seed, publish, table_options
 from compress.allocation import (
     ALLOCATORS,
     Exponents,
@@ -213,44 +210,20 @@ def run_seed(seed: int, quick: bool) -> list[Point]:
     return found
 
 
-def write(data: dict[str, Any], folder: Path) -> str:
-    """Text and plot of the figures, beside them; returns the text."""
-    points = [Point(**row) for row in data["points"]]
-    text = report.markdown(points, data["conditions"])
-    (folder / "allocation.md").write_text(text, encoding="utf-8")
-    report.draw(points, folder / "allocation.png")
-    return text
-
-
 def main() -> None:
     """Make the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one width, less text, one seed")
-    parser.add_argument("--json", action="store_true", help="print the points")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = table_options(__doc__, "one width, less text, one seed")
     parser.add_argument("--redraw", action="store_true", help="from the figures in results/")
     options = parser.parse_args()
-    figures = RESULTS / "allocation.json"
     if options.redraw:
-        data = json.loads(figures.read_text())
+        data = json.loads((RESULTS / "allocation.json").read_text())
     else:
-        seeds = 1 if options.quick else options.seeds
-        began = time.monotonic()
-        columns = each_seed(run_seed, seeds, options.quick)
-        minutes = (time.monotonic() - began) / 60
-        data = {
-            "machine": machine(),
-            "conditions": conditions(seeds, options.quick, minutes),
-            "points": [asdict(point) for column in columns for point in column],
-        }
-    if options.quick:
-        with tempfile.TemporaryDirectory() as scratch:
-            text = write(data, Path(scratch))
-    else:
-        RESULTS.mkdir(exist_ok=True)
-        figures.write_text(json.dumps(data, indent=1) + "\n")
-        text = write(data, RESULTS)
-    print(json.dumps(data, indent=1) if options.json else text)
+        columns, data = each_seed(run_seed, options)
+        data["points"] = [asdict(point) for column in columns for point in column]
+    points = [Point(**row) for row in data["points"]]
+    if not options.quick:
+        report.draw(points, RESULTS / "allocation.png")
+    publish("allocation", report.markdown(points, data["conditions"]), data, options)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """What the demo's tables share: the demo compressed with one calibration seed, and measured."""
 
+import argparse
+import json
 import os
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -86,13 +89,36 @@ def _quiet(progress: Progress) -> None:
     """Nobody watches the single compressions."""
 
 
-def each_seed(run: Callable[[int, bool], T], seeds: int, quick: bool) -> list[T]:
-    """``run(seed, quick)`` for each seed, side by side.
+def table_options(doc: str | None, quick: str) -> argparse.ArgumentParser:
+    """The options that every table has; ``quick`` says what `--quick` leaves."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", action="store_true", help="print the figures")
+    parser.add_argument("--seeds", type=int, default=3)
+    return parser
+
+
+def each_seed(
+    run: Callable[[int, bool], T], options: argparse.Namespace
+) -> tuple[list[T], dict[str, Any]]:
+    """``run(seed, quick)`` for each seed, side by side; and on what it was measured.
 
     A seed a process: a model this small leaves a second core idle.
     """
+    began, seeds = time.monotonic(), 1 if options.quick else options.seeds
     with ProcessPoolExecutor(min(seeds, os.cpu_count() or 1), get_context("spawn")) as pool:
-        return list(pool.map(run, range(seeds), [quick] * seeds))
+        found = list(pool.map(run, range(seeds), [options.quick] * seeds))
+    minutes = (time.monotonic() - began) / 60
+    said = {"machine": machine(), "conditions": conditions(seeds, options.quick, minutes)}
+    return found, said
+
+
+def publish(name: str, text: str, data: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print a table, or its figures; a full one is also written to results/."""
+    if not options.quick:
+        (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+        (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    print(json.dumps(data, indent=1) if options.json else text)
 
 
 def conditions(seeds: int, quick: bool, minutes: float) -> str:

@@ -8,8 +8,6 @@ depend on the allocation and are measured once per seed. `--quick`: rows at 2 bi
 text, no ODP, no answers. The full table is also written to benchmarks/results/.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -21,8 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from assets import DEMO_DIR, corpus
-from benchmarks.demo_bench import RESULTS, Demo, conditions, each_seed, percent, spread
-from benchmarks.machine import machine
+from benchmarks.demo_bench import Demo, each_seed, percent, publish, spread, table_options
 from compress.evaluation import (
     ITEMS_PER_SKILL,
     RECALL_DISTANCE,
@@ -180,13 +177,13 @@ def run_seed(seed: int, quick: bool) -> list[Measured]:
     return found
 
 
-def markdown(rows: list[Row], minutes: float, quick: bool) -> str:
+def markdown(rows: list[Row], said: str) -> str:
     """The tables."""
-    exact, seeds = rows[0].perplexity, len(rows[0].seeds)
+    exact = rows[0].perplexity
     lines = [
         "# The demo's table",
         "",
-        conditions(seeds, quick, minutes),
+        said,
         "Bits per expert weight count codes, scales and zero points; bytes are the whole "
         "checkpoint's. pmq-free is the program without its two forced widths; fnorm-free also "
         "leaves phi and w out of it.",
@@ -251,22 +248,11 @@ def claims(rows: list[Row]) -> dict[str, bool]:
 
 def main() -> None:
     """Make the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few rows at 2 bits, no answers")
-    parser.add_argument("--json", action="store_true", help="print the rows")
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    seeds = 1 if options.quick else options.seeds
-    began = time.monotonic()
-    columns = each_seed(run_seed, seeds, options.quick)
+    options = table_options(__doc__, "a few rows at 2 bits, no answers").parse_args()
+    columns, data = each_seed(run_seed, options)
     rows = [Row(measured) for measured in zip(*columns, strict=True)]
-    table = markdown(rows, (time.monotonic() - began) / 60, options.quick)
-    data = {"machine": machine(), "rows": [asdict(row) for row in rows], "claims": claims(rows)}
-    if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "demo_table.md").write_text(table, encoding="utf-8")
-        (RESULTS / "demo_table.json").write_text(json.dumps(data, indent=1) + "\n")
-    print(json.dumps(data, indent=1) if options.json else table)
+    data |= {"rows": [asdict(row) for row in rows], "claims": claims(rows)}
+    publish("demo_table", markdown(rows, data["conditions"]), data, options)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ the first seed. `--quick`: less text, one seed, no answers. The full table is al
 benchmarks/results/.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,9 +21,8 @@ import torch
 from torch import Tensor
 
 from assets import corpus
-from benchmarks.demo_bench import RESULTS, Demo, conditions, each_seed, percent
+from benchmarks.demo_bench import Demo, each_seed, percent, publish, table_options
 from benchmarks.gumbel import train_router
-from benchmarks.machine import machine
 from compress.calibration import DEMO_SIZE, demo_windows
 from compress.evaluation import DEMO_TASKS, perplexity, record, run_task
 from compress.evaluation.divergence import diverge
@@ -234,23 +231,10 @@ def _line(rows: Sequence[Pruned]) -> str:
 
 def main() -> None:
     """Make the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="less text, one seed, no answers")
-    parser.add_argument("--json", action="store_true", help="print the rows")
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    seeds = 1 if options.quick else options.seeds
-    began = time.monotonic()
-    columns = each_seed(run_seed, seeds, options.quick)
-    said = conditions(seeds, options.quick, (time.monotonic() - began) / 60)
-    table = markdown(columns, said)
-    rows = [[asdict(row) for row in column] for column in columns]
-    data = {"machine": machine(), "conditions": said, "seeds": rows}
-    if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "pruning.md").write_text(table, encoding="utf-8")
-        (RESULTS / "pruning.json").write_text(json.dumps(data, indent=1) + "\n")
-    print(json.dumps(data, indent=1) if options.json else table)
+    options = table_options(__doc__, "less text, one seed, no answers").parse_args()
+    columns, data = each_seed(run_seed, options)
+    data["seeds"] = [[asdict(row) for row in column] for column in columns]
+    publish("pruning", markdown(columns, data["conditions"]), data, options)
 
 
 if __name__ == "__main__":

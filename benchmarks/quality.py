@@ -12,7 +12,6 @@ figures there. `--keep` notes each point in a folder as soon as it is measured; 
 that was stopped goes on.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -21,14 +20,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from assets import DEMO_DIR
 from benchmarks import quality_report as report
 from benchmarks.authors_gptq import quantize_uncompensated
-from benchmarks.demo_bench import RESULTS, Demo, conditions, each_seed, evened
-from benchmarks.machine import machine
+from benchmarks.demo_bench import RESULTS, Demo, each_seed, evened, publish, table_options
 from benchmarks.quality_report import METHODS, Method, Point
 from compress.allocation import LayerScores
 from compress.evaluation import DEMO_TASKS, compare, record
@@ -134,47 +131,23 @@ def run_seed(seed: int, quick: bool, keep: Path | None = None) -> list[Point]:
     return found
 
 
-def write(data: dict[str, Any], text_folder: Path, picture_folder: Path) -> str:
-    """Text and plot of the figures; returns the text."""
-    points = [Point(**row) for row in data["points"]]
-    text = report.markdown(points, data["conditions"])
-    (text_folder / "quality.md").write_text(text, encoding="utf-8")
-    report.draw(points, picture_folder / "quality.png")
-    return text
-
-
 def main() -> None:
     """Make the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one width, less text, one seed")
-    parser.add_argument("--json", action="store_true", help="print the points")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = table_options(__doc__, "one width, less text, one seed")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="note each point there")
     parser.add_argument("--redraw", action="store_true", help="from the figures in results/")
     options = parser.parse_args()
-    figures = RESULTS / "quality.json"
     if options.redraw:
-        data = json.loads(figures.read_text())
+        data = json.loads((RESULTS / "quality.json").read_text())
     else:
-        seeds = 1 if options.quick else options.seeds
-        began = time.monotonic()
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)
-        columns = each_seed(partial(run_seed, keep=options.keep), seeds, options.quick)
-        minutes = (time.monotonic() - began) / 60
-        data = {
-            "machine": machine(),
-            "conditions": conditions(seeds, options.quick, minutes),
-            "points": [asdict(point) for column in columns for point in column],
-        }
-    if options.quick:
-        with tempfile.TemporaryDirectory() as scratch:
-            text = write(data, Path(scratch), Path(scratch))
-    else:
-        RESULTS.mkdir(exist_ok=True)
-        figures.write_text(json.dumps(data, indent=1) + "\n")
-        text = write(data, RESULTS, RESULTS.parents[1] / "docs" / "images")
-    print(json.dumps(data, indent=1) if options.json else text)
+        columns, data = each_seed(partial(run_seed, keep=options.keep), options)
+        data["points"] = [asdict(point) for column in columns for point in column]
+    points = [Point(**row) for row in data["points"]]
+    if not options.quick:
+        report.draw(points, RESULTS.parents[1] / "docs" / "images" / "quality.png")
+    publish("quality", report.markdown(points, data["conditions"]), data, options)
 
 
 if __name__ == "__main__":
