@@ -24,15 +24,14 @@ from benchmarks import allocation_report as report
 from benchmarks.allocation_report import Point
 from benchmarks.demo_bench import RESULTS, Demo, each_seed, publish, table_options
 from compress.allocation import (
-    ALLOCATORS,
     Exponents,
     LayerScores,
     allocate,
     allocate_model,
-    needs_all_layers,
     plan_budget,
     plan_model_budget,
 )
+from compress.allocator_names import ALLOCATOR_NAMES, needs_all_layers
 from compress.calibration import CalibrationSize, demo_windows
 from compress.evaluation import DEMO_SEED, answer_shares, perplexity
 from compress.model_error import load_whole, model_errors
@@ -99,7 +98,7 @@ class Bench:
     def allocators(self) -> Iterator[Point]:
         """Every allocator at every width that it can give."""
         for bits in QUICK_BITS if self._quick else NOMINAL_BITS:
-            for allocator in QUICK_ALLOCATORS if self._quick else ALLOCATORS:
+            for allocator in QUICK_ALLOCATORS if self._quick else ALLOCATOR_NAMES:
                 if can_give(allocator, bits):
                     yield self._allocated("allocators", allocator, allocator, bits)
 

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("source", type=source, metavar="SOURCE")
     options.add_argument("--out", type=Path, required=True, metavar="DIR")
     options.add_argument("--bits", type=float, default=2.5)
-    options.add_argument("--allocator", default="pmq")
+    options.add_argument("--allocator")
     options.add_argument("--quantizer", default=DEFAULT_QUANTIZER)
     options.add_argument("--group-size", type=int, default=128)
     options.add_argument("--text", type=Path, metavar="FILE")

@@ -90,8 +90,9 @@ def _open_repository(
             (folder / companion).unlink(missing_ok=True)
     config = ModelConfig.from_folder(folder)
     weight_map = _weight_map(repository, folder, config)
-    order = reading_order(weight_map, config, passes)
-    shards = HubShards(repository, folder, keep, listener, order)
+    order = reading_order(weight_map, config)
+    orders = [reading_order(weight_map, config, is_last=False)] * (passes - 1) + [order]
+    shards = HubShards(repository, folder, keep, listener, orders)
     hashes = {name: repository.file(name).sha256 or "" for name in order}
     opened = Source(
         folder, config, weight_map, shards, repository.repository, repository.revision, hashes

@@ -88,6 +88,7 @@ class Passes:
         self._report.resume("calibrate", done)
         if done == len(self._layers):
             return
+        self._source.shards.begin_pass(1)
         full, quantized = self._store("full"), self._store("quantized")
         exact = None if scores else self._stream(full, done)
         rounded = self._stream(quantized, done)
@@ -97,29 +98,20 @@ class Passes:
                 layer_scores = scores[index]
             else:
                 layer_scores, exact = self._score(index, full, exact)
-                full.commit(exact, index + 1)
             self._report.layer("allocate", index, 0.0, "spreading the bits")
-            entry, rounded = self._quantize(
-                index, self._widths(index, layer_scores), layer_scores, quantized, rounded
-            )
-            quantized.commit(rounded, index + 1)
-            if exact is not None:
-                entry = replace(entry, stream_error=stream_error(exact, rounded))
-            self._workspace.journal.finish(entry)
-            for store in (full, quantized):
-                store.drop_all_but(index + 1)
-            self._leave(index)
+            widths = self._widths(index, layer_scores)
+            entry, rounded = self._quantize(index, widths, layer_scores, quantized, rounded)
+            self._finish(index, entry, quantized, rounded, full, exact)
 
     def score_all(self, errors: Sequence[tuple[tuple[float, ...], ...]] | None = None) -> None:
-        """The first of two passes. ``errors`` per layer, if any, replace those of the blocks. The
-        stream behind the last layer stays, to be compared with."""
+        """The first of two passes. ``errors`` per layer, if any, replace those of the blocks."""
         journal = self._workspace.journal
         done = len(journal.scores)
         store = self._store("full")
         if done == len(self._layers):
-            store.drop_all_but(done)
             return
         self._report.resume("calibrate", done)
+        self._source.shards.begin_pass(2)
         stream = self._stream(store, done)
         for index in self._layers[done:]:
             scores, stream = self._score(index, store, stream, () if errors else None)
@@ -130,24 +122,27 @@ class Passes:
             store.drop_all_but(index + 1)
             self._leave(index)
 
-    def quantize_all(self) -> None:
-        """The second of two passes, from the scores in the journal."""
+    def quantize_all(self, compared: bool) -> None:
+        """The second of two passes, from the scores in the journal. ``compared``: the exact stream
+        goes through the layers once more, to tell how far from it each layer leaves the other."""
         journal = self._workspace.journal
         done = len(journal.entries)
         self._report.resume("allocate", done)
         if done == len(self._layers):
             return
+        self._source.shards.begin_pass(1)
         self._report.layer("allocate", done, 0.0, "spreading the bits over all layers")
         widths = self._all_widths(journal.scores)
-        store = self._store("quantized")
-        stream = self._stream(store, done)
+        full, quantized = self._store("full"), self._store("quantized")
+        compared = compared and (not done or full.has(done))  # else another kind of run began it
+        exact = self._stream(full, done) if compared else None
+        rounded = self._stream(quantized, done)
         for index in self._layers[done:]:
+            if exact is not None:
+                exact = self._pass_exact(index, full, exact)
             scores = journal.scores[index]
-            entry, stream = self._quantize(index, widths[index], scores, store, stream)
-            store.commit(stream, index + 1)
-            journal.finish(entry)
-            store.drop_all_but(index + 1)
-            self._leave(index)
+            entry, rounded = self._quantize(index, widths[index], scores, quantized, rounded)
+            self._finish(index, entry, quantized, rounded, full, exact)
 
     def data_free(self) -> None:
         """One pass that reads weights and no text."""
@@ -269,6 +264,40 @@ class Passes:
             method.rest.router, heard,
         )  # fmt: skip
         return self._write(index, widths, scores, quantized), stream
+
+    def _pass_exact(self, index: int, store: StreamStore, stream: Stream) -> Stream:
+        """Move the full-precision stream past a layer, and judge nothing."""
+        message = "the original's layer, to compare with"
+
+        def tell(expert: int) -> None:
+            self._report.layer("quantize", index, 0.0, message)
+
+        layer = self._source.layer(index, self.device)
+        method = self._method
+        _, stream = score_layer(
+            layer, store, stream, self._rope, method.score_with, (), method.group_size, tell
+        )
+        return stream
+
+    def _finish(
+        self,
+        index: int,
+        entry: Entry,
+        quantized: StreamStore,
+        rounded: Stream,
+        full: StreamStore,
+        exact: Stream | None,
+    ) -> None:
+        """Have a layer that is written, and the streams behind it, on the disk for good; ``exact``
+        None: the quantized one alone was carried."""
+        quantized.commit(rounded, index + 1)
+        if exact is not None:
+            full.commit(exact, index + 1)
+            entry = replace(entry, stream_error=stream_error(exact, rounded))
+        self._workspace.journal.finish(entry)
+        for store in (full, quantized):
+            store.drop_all_but(index + 1)
+        self._leave(index)
 
     def _write(
         self, index: int, widths: tuple[int, ...], scores: LayerScores, quantized: QuantizedLayer

@@ -78,10 +78,11 @@ class CompressJob:
 
     ``source`` is a folder or a repository of the hub, ``owner/name``. ``allocator`` None is
     `default_allocator`'s. ``text`` calibrates, None for the source's default; ``samples`` windows
-    of ``window`` tokens, None for the device's default; ``exponents`` None are the allocator's. ``expert_bytes`` is what the global program
-    may spend, None for what ``bits`` take. ``router_bits`` and ``head_bits`` 16 leave both alone.
-    ``device`` is `auto`, `cpu` or `cuda:N`. ``keep_source`` keeps what is downloaded; ``offline``
-    makes no connection. ``restart`` discards an unfinished run and replaces what is at ``out``.
+    of ``window`` tokens, None for the device's default; ``exponents`` None are the allocator's.
+    ``expert_bytes`` is what the global program may spend, None for what ``bits`` take.
+    ``router_bits`` and ``head_bits`` 16 leave both alone. ``device`` is `auto`, `cpu` or `cuda:N`.
+    ``keep_source`` keeps what is downloaded; ``offline`` makes no connection. ``restart`` discards
+    an unfinished run and replaces what is at ``out``.
     """
 
     source: Path | str

@@ -18,6 +18,11 @@ def is_rotated(quantizer: str) -> bool:
     return quantizer in _ROTATED
 
 
+def reads_no_text(quantizer: str, has_text: bool) -> bool:
+    """Whether a build by it goes by the weights alone: the quick one by hqq, given no text."""
+    return quantizer == "hqq" and not has_text
+
+
 def sweeps_of(quantizer: str) -> tuple[int, int]:
     """Sweeps while scoring and while quantizing."""
     return (SCORING_SWEEPS, SWEEPS) if quantizer in _SWEEPING else (0, 0)

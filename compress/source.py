@@ -32,6 +32,9 @@ class Shards(Protocol):
     def fetch(self, name: str) -> Path:
         """The path of a shard, whole, once it is there."""
 
+    def begin_pass(self, left: int) -> None:
+        """A pass over the shards begins; ``left`` are to come, this one counted."""
+
     def done_with(self, name: str) -> None:
         """The shard is not needed any more in this pass; a downloaded one may go."""
 
@@ -48,6 +51,9 @@ class LocalShards:
     def fetch(self, name: str) -> Path:
         """It is there."""
         return self.folder / name
+
+    def begin_pass(self, left: int) -> None:
+        """One is as any other."""
 
     def done_with(self, name: str) -> None:
         """It stays."""
@@ -142,7 +148,7 @@ class Source:
     def resume(self, layer: int) -> None:
         """Say that a run begins with this layer: of the shards that it lies on, the one that came
         first may still be there, and the others come behind it."""
-        order = reading_order(self.weight_map, self.config, 1)
+        order = reading_order(self.weight_map, self.config)
         needed = {
             self.weight_map[name]
             for name in tensor_names(self.config)
@@ -214,17 +220,16 @@ def tensor_names(config: ModelConfig) -> list[str]:
     return names
 
 
-def reading_order(weight_map: Mapping[str, str], config: ModelConfig, passes: int) -> list[str]:
-    """The shards in the order in which passes over a model first need them; norm and head are
+def reading_order(
+    weight_map: Mapping[str, str], config: ModelConfig, is_last: bool = True
+) -> list[str]:
+    """The shards in the order in which a pass over a model first needs them; norm and head are
     read in the last one only."""
     names = [name for name in tensor_names(config) if name in weight_map]
     names.sort(key=lambda name: _read_with(name, config))
-    within = [name for name in names if _read_with(name, config) < config.num_layers]
-
-    def shards(names: list[str]) -> list[str]:
-        return list(dict.fromkeys(weight_map[name] for name in names))
-
-    return shards(within) * (passes - 1) + shards(names)
+    if not is_last:
+        names = [name for name in names if _read_with(name, config) < config.num_layers]
+    return list(dict.fromkeys(weight_map[name] for name in names))
 
 
 def _read_with(name: str, config: ModelConfig) -> int:

@@ -11,18 +11,18 @@ from app.commands.plan import card, source_config
 from app.following import compress_here
 from app.jobs import Job
 from app.progress_line import ProgressLine
+from compress.allocator_names import ALLOCATOR_NAMES, default_allocator
 from compress.plan import Choice, plan
-from compress.quantizer_names import DEFAULT_QUANTIZER, QUANTIZER_NAMES
+from compress.quantizer_names import (
+    DEFAULT_QUANTIZER,
+    QUANTIZER_NAMES,
+    is_rotated,
+    reads_no_text,
+)
 from engine import budget
 from engine.config import ModelConfig
 from engine.errors import DoesNotFitError
 from engine.manifest import HEAD_WIDTHS, ROUTER_WIDTHS, read_manifest
-
-ALLOCATORS = (
-    *("pmq", "pmq-free", "global", "uniform", "random", "frequency", "weight", "fnorm"),
-    *("fnorm-free", "hessian", "bsp"),
-)
-"""As in `compress.allocation`, which takes a second to import."""
 
 _DEFAULT_BITS = 2.5
 _PASSED_ON = (
@@ -60,7 +60,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="calibrate on this text")
     parser.add_argument("--samples", type=positive, metavar="N", help="windows to calibrate on")
     parser.add_argument("--window", type=positive, metavar="T", help="tokens of a window")
-    parser.add_argument("--allocator", choices=ALLOCATORS, help="how the bits are spread")
+    parser.add_argument(
+        "--allocator",
+        choices=ALLOCATOR_NAMES,
+        help="how the bits are spread; default global: one program over all layers; pmq: the "
+        "paper's, one for each layer",
+    )
     parser.add_argument("--quantizer", choices=QUANTIZER_NAMES, help="how weights become codes")
     parser.add_argument(
         "--group-size", type=int, choices=(64, 128), help="weights that share a scale"
@@ -146,14 +151,20 @@ def _size(options: argparse.Namespace) -> _Size:
     choice = plan(config, device, group_size=group_size, quantizer=made_with)
     if choice.recommended is None:
         raise DoesNotFitError(choice.reason)
-    bits = choice.recommended.nominal_bits
-    if options.allocator != "global":
+    bits, free = choice.recommended.nominal_bits, device.free_bytes
+    no_text = reads_no_text(made_with, options.text is not None)
+    if (options.allocator or default_allocator(no_text)) != "global":
         return _Size(bits)
-    return _Size(bits, _expert_bytes(config, choice.recommended, group_size, device.free_bytes))
+    rotated = is_rotated(made_with)
+    return _Size(bits, _expert_bytes(config, choice.recommended, group_size, rotated, free))
 
 
-def _expert_bytes(config: ModelConfig, choice: Choice, group_size: int, free: int) -> int:
-    """What the experts may take: all that fits comfortably beside the rest of ``choice``."""
+def _expert_bytes(
+    config: ModelConfig, choice: Choice, group_size: int, rotated: bool, free: int
+) -> int:
+    """What the experts may take: all that fits comfortably beside the rest of ``choice``, and what
+    they take in that anyway, where the choice is a tight one."""
     widths = budget.spread_bits(choice.nominal_bits, config.num_experts)
-    experts = config.num_layers * budget.expert_bytes(config, widths, group_size)
-    return int(budget.COMFORT * free) - (choice.total_bytes - experts)
+    experts = config.num_layers * budget.expert_bytes(config, widths, group_size, rotated)
+    room = int(budget.COMFORT * free) - choice.total_bytes
+    return experts + max(0, room)

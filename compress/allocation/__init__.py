@@ -6,13 +6,10 @@ over the source.
 """
 
 from compress.allocation.budgets import (
-    ALLOCATORS,
     WIDEST_WIDTHS,
     WIDTHS,
     Budget,
     ModelBudget,
-    check_allocator,
-    needs_all_layers,
     plan_budget,
     plan_model_budget,
     widths_for,
@@ -22,7 +19,6 @@ from compress.allocation.scores import Exponents, LayerScores, default_exponents
 from compress.allocation.whole import allocate_model, model_costs
 
 __all__ = [
-    "ALLOCATORS",
     "WIDEST_WIDTHS",
     "WIDTHS",
     "Budget",
@@ -31,11 +27,9 @@ __all__ = [
     "ModelBudget",
     "allocate",
     "allocate_model",
-    "check_allocator",
     "costs",
     "default_exponents",
     "model_costs",
-    "needs_all_layers",
     "plan_budget",
     "plan_model_budget",
     "random_widths",

@@ -2,14 +2,10 @@
 
 from dataclasses import dataclass
 
+from compress.allocator_names import check_allocator, needs_all_layers
 from engine import budget as byte_counts
 from engine.config import ModelConfig
 from engine.errors import AllocationError, UsageError
-
-ALLOCATORS = (
-    "pmq", "pmq-free", "global", "uniform", "random", "frequency", "weight", "fnorm", "fnorm-free",
-    "hessian", "bsp",
-)  # fmt: skip
 
 WIDTHS = (1, 2, 3)
 """What the paper's program chooses from, in bits."""
@@ -28,7 +24,6 @@ BSP_SHARE = 4
 
 _BSP_BITS = BSP_WIDTHS[0] + (BSP_WIDTHS[1] - BSP_WIDTHS[0]) / BSP_SHARE
 _WITHOUT_ERRORS = ("uniform", "random")
-_WHOLE_MODEL = ("global", "bsp")
 
 
 @dataclass(frozen=True)
@@ -62,18 +57,6 @@ class ModelBudget:
     prices: tuple[int, ...]
     notes: tuple[str, ...]
     widths: tuple[int, ...] = WIDTHS
-
-
-def check_allocator(name: str) -> None:
-    """Raise UsageError, naming the choices, for an allocator that does not exist."""
-    if name not in ALLOCATORS:
-        raise UsageError(f"no allocator {name!r}; available: {', '.join(ALLOCATORS)}")
-
-
-def needs_all_layers(allocator: str) -> bool:
-    """Whether an allocator wants the scores of all layers before it decides on the first."""
-    check_allocator(allocator)
-    return allocator in _WHOLE_MODEL
 
 
 def widths_for(allocator: str, bits: float) -> tuple[int, ...]:

@@ -19,8 +19,9 @@ from math import isfinite
 
 import pulp
 
-from compress.allocation.budgets import WIDTHS, Budget, check_allocator, needs_all_layers
+from compress.allocation.budgets import WIDTHS, Budget
 from compress.allocation.scores import Exponents, LayerScores
+from compress.allocator_names import check_allocator, needs_all_layers
 from engine.errors import AllocationError
 
 

@@ -21,15 +21,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compress.allocation.budgets import (
-    BSP_WIDTHS,
-    ModelBudget,
-    bsp_layers,
-    check_allocator,
-    needs_all_layers,
-)
+from compress.allocation.budgets import BSP_WIDTHS, ModelBudget, bsp_layers
 from compress.allocation.per_layer import check_finite, order_ties
 from compress.allocation.scores import Exponents, LayerScores
+from compress.allocator_names import check_allocator, needs_all_layers
 from engine.errors import AllocationError
 
 Widths = tuple[tuple[int, ...], ...]

@@ -1,5 +1,6 @@
 """The shards of an original on the hub, one after the other: while one is used the next arrives."""
 
+import itertools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,11 @@ _TICK = 0.2
 class HubShards:
     """Downloads shards in the order of their use, one ahead of the reader, and deletes used ones.
 
-    ``order`` names the shards as they will be asked for; a second pass over them is written as
-    such. At most two are on the disk, more only if more are asked for before any is done with;
-    ``keep`` keeps all of them. The listener is called in the thread that waits in `fetch`. What
-    is on the disk when the program ends, half a shard included, is used by the next run.
+    ``passes`` names the shards as they will be asked for, each time they all are. At most two are
+    on the disk, more only if more are asked for before any is done with; ``keep`` keeps all of
+    them, and `hold` those that a later pass needs. The listener is called in the thread that waits
+    in `fetch`. What is on the disk when the program ends, half a shard included, is used by the
+    next run.
     """
 
     def __init__(
@@ -32,15 +34,17 @@ class HubShards:
         folder: Path,
         keep: bool,
         listener: TransferListener,
-        order: Sequence[str],
+        passes: Sequence[Sequence[str]],
     ) -> None:
         """Nothing is downloaded before the first `fetch`. Raises HubError when the repository
         lacks a shard."""
         self._repository = repository
         self._folder = folder
         self._keep = keep
+        self._held = False
         self._listener = listener
-        self._order = [plain_name(name) for name in order]
+        self._order = [plain_name(name) for order in passes for name in order]
+        self._begins = list(itertools.accumulate(map(len, passes), initial=0))[:-1]
         self._files = {name: repository.file(name) for name in self._order}
         self._position = 0  # the first place in the order that is not done with
         self._done: set[int] = set()
@@ -52,6 +56,17 @@ class HubShards:
         self._stopped = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+
+    def hold(self) -> None:
+        """From now on what a later pass needs stays until then, and all may come ahead."""
+        with self._changed:
+            self._held = True
+
+    def begin_pass(self, left: int) -> None:
+        """A pass begins, after which ``left - 1`` are to come; passes may be left out."""
+        with self._changed:
+            self._position = self._begins[-left]
+            self._done.clear()
 
     def fetch(self, name: str) -> Path:
         """The path of a shard, once it is there and verified.
@@ -83,7 +98,7 @@ class HubShards:
             if place is not None:
                 self._done.add(place)
                 self._skip_done()
-            if not self._keep:
+            if not (self._keep or (self._held and self._place(name) is not None)):
                 (self._folder / plain_name(name)).unlink(missing_ok=True)
                 self._present.discard(name)
             self._changed.notify_all()
@@ -134,8 +149,11 @@ class HubShards:
             self._position += 1
 
     def _remove_stale(self) -> None:
-        """Delete shards, or parts of them, that an earlier run left and this one needs later."""
-        near = self._order[self._position : self._position + _AHEAD]
+        """Delete shards, or parts of them, that an earlier run left and this one does not need, or
+        later and has no room for."""
+        near = self._order[self._position :]
+        if not self._held:
+            near = near[:_AHEAD]
         if not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
@@ -171,7 +189,7 @@ class HubShards:
         wanted = self._wanted
         if wanted and wanted not in self._present and wanted not in self._failures:
             return wanted
-        if len(self._present) >= _AHEAD and not self._keep:
+        if len(self._present) >= _AHEAD and not (self._keep or self._held):
             return None
         for place in range(self._position, len(self._order)):
             name = self._order[place]

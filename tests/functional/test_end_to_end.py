@@ -132,10 +132,10 @@ def text(root: Path) -> Path:
 
 @pytest.fixture
 def job(text: Path, tmp_path: Path) -> CompressJob:
-    """A quick one, from the hub."""
+    """A quick one, from the hub, in one pass."""
     return CompressJob(
         NAME, tmp_path / "models" / "small", text=text, samples=4, window=64, bits=2.0,
-        quantizer="rtn", device="cpu",
+        allocator="pmq", quantizer="rtn", device="cpu",
     )  # fmt: skip
 
 
@@ -192,6 +192,8 @@ def shards_counted(folder: Path) -> Iterator[list[int]]:
 def start(job: CompressJob, hub: Hub, home: Path) -> "subprocess.Popen[str]":
     words = [str(job.source), "--out", str(job.out), "--text", str(job.text), "--bits", "2"]
     words += ["--samples", "4", "--window", "64", "--device", "cpu"]
+    if job.allocator:
+        words += ["--allocator", job.allocator]
     return subprocess.Popen(
         [sys.executable, "-m", "compress.job", *words],
         cwd=REPOSITORY,

@@ -19,8 +19,9 @@ from app import jobs, models, paths
 from app.commands import compress
 from app.jobs import RunningJob
 from assets import DEMO_DIR
-from compress.allocation import ALLOCATORS
 from compress.quantizers import QUANTIZERS
+from engine import budget
+from engine.config import MIXTRAL_8X7B
 from tests.commands_for_tests import Command
 from tests.ui import FAKES
 from tests.unit.models_for_tests import save_tiny_mixtral
@@ -339,15 +340,19 @@ def test_the_words_reach_the_job(
     assert value("--seed", chosen) == "7"
     assert "--expert-bytes" not in chosen
     mixtral = "mistralai/Mixtral-8x7B-Instruct-v0.1"
-    by_card = words(mixtral, "--vram", "24GiB", "--allocator", "global")
-    experts = int(value("--expert-bytes", by_card))
-    assert float(value("--bits", by_card)) >= 3
-    assert 17e9 < experts < 24 * 2**30
-    assert "--expert-bytes" not in words(mixtral, "--vram", "24GiB")
+    by_card = words(mixtral, "--vram", "24GiB")
+    assert "--allocator" not in by_card
+    bits, experts = float(value("--bits", by_card)), int(value("--expert-bytes", by_card))
+    whole = budget.nominal_budget(MIXTRAL_8X7B, bits, 128, 8192, "cuda", rotated=True)
+    even = 32 * budget.expert_bytes(MIXTRAL_8X7B, budget.spread_bits(bits, 8), 128, rotated=True)
+    free = 24 * 2**30 - budget.CUDA_CONTEXT_BYTES
+    filled = whole.total - even + experts
+    assert whole.total < filled <= budget.COMFORT * free < filled + 10**6
+    for other in (("--allocator", "pmq"), ("--quantizer", "hqq")):
+        assert "--expert-bytes" not in words(mixtral, "--vram", "24GiB", *other)
 
 
 def test_names_offered_are_those_there_are() -> None:
-    assert compress.ALLOCATORS == ALLOCATORS
     assert tuple(QUANTIZERS) == compress.QUANTIZER_NAMES
 
 
@@ -382,5 +387,5 @@ def test_a_real_job_killed_in_the_middle_goes_on_where_it_was(
 
     again = mc_chat("compress", source, *given)
     assert again.code == 0
-    assert "layer 1 of 2, quantize" not in again.err
+    assert "layer 1 of 2, score" not in again.err
     assert mc_chat("verify", job.out).code == 0

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from compress.allocation import (
-    ALLOCATORS,
     WIDEST_WIDTHS,
     WIDTHS,
     Budget,
@@ -16,15 +15,15 @@ from compress.allocation import (
     LayerScores,
     allocate,
     costs,
-    needs_all_layers,
     plan_budget,
     random_widths,
     solve,
     widths_for,
 )
+from compress.allocator_names import ALLOCATOR_NAMES, needs_all_layers
 from engine.errors import AllocationError, UsageError
 
-PER_LAYER = [name for name in ALLOCATORS if not needs_all_layers(name)]
+PER_LAYER = [name for name in ALLOCATOR_NAMES if not needs_all_layers(name)]
 
 
 def random_scores(seed: int, experts: int) -> LayerScores:
