@@ -48,7 +48,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("drop", CHAT, "leave the older half out, and ask again", "screen.drop_oldest"),
     Command("chats", CHAT, "open, search, rename, delete, export", "screen.chats", "chats"),
     Command(
-        *("pruning", ENGINE, "switch ODP, also in the middle of a reply"),
+        *("pruning", ENGINE, "the next way to prune, or none, at once"),
         *("screen.pruning", "pruning", "on, off or 0 to 2", "screen.prune_as"),
     ),
     Command("weaker", ENGINE, "prune less", "screen.strength(-1)", "weaker"),

@@ -5,7 +5,7 @@ seldom holds two models, so the other one takes the place of the chat's, which c
 end, however that comes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,10 +16,29 @@ from app.history import Figures, MadeWith, MessageRecord
 from app.render import safe_text
 from app.reply_figures import figures
 from engine import protocol
-from engine.protocol import Generate, Load, Message, PruningMode, Request, SetPruning
+from engine.protocol import (
+    ODP_OR_NOT,
+    Generate,
+    Load,
+    Message,
+    PruningMode,
+    Request,
+    SetPruning,
+)
 
 TakeState = Literal["empty", "there", "waiting", "loading", "writing", "done", "stopped", "failed"]
 LEFT, RIGHT = 0, 1
+
+
+@dataclass(frozen=True)
+class Build:
+    """A model that the right reply can be made with. ``nominal_bits`` None: an original, or not
+    known; ``prunings`` are the modes that it knows."""
+
+    name: str
+    folder: Path
+    nominal_bits: float | None = None
+    prunings: tuple[PruningMode, ...] = ODP_OR_NOT
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,22 @@ def other_than(there: Variant, name: str, folder: Path) -> Variant:
         return replace(there, name=name, folder=folder)
     mode: PruningMode = "off" if there.pruning.mode == "odp" else "odp"
     return replace(there, pruning=replace(there.pruning, mode=mode))
+
+
+def on_next_build(now: Variant, builds: Sequence[Build]) -> Variant:
+    """The same on the build after this one, in turn; ODP where that has not learned how the one
+    before pruned."""
+    names = [build.name for build in builds]
+    place = names.index(now.name) + 1 if now.name in names else 0
+    build = builds[place % len(builds)]
+    known = now.pruning.mode in build.prunings
+    pruning = now.pruning if known else replace(now.pruning, mode="odp")
+    return Variant(build.name, build.folder, pruning)
+
+
+def prunings_of(variant: Variant, builds: Sequence[Build]) -> tuple[PruningMode, ...]:
+    """The modes that the model of a variant knows."""
+    return next((build.prunings for build in builds if build.name == variant.name), ODP_OR_NOT)
 
 
 class Comparison:

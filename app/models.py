@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import jobs, paths
+from app.pruning_words import known_prunings
 from engine.errors import CheckpointError, UsageError
 from engine.manifest import MANIFEST_NAME, Manifest, is_compressed, read_manifest
+from engine.protocol import PruningMode
 
 DEMO = "demo"
 DEMO_BITS = 2.5
@@ -34,6 +36,11 @@ class InstalledModel:
             return (self.folder / MANIFEST_NAME).stat().st_mtime
         except OSError:
             return 0.0
+
+    @property
+    def prunings(self) -> tuple[PruningMode, ...]:
+        """The ways to prune that it knows."""
+        return known_prunings(self.manifest.otp)
 
 
 @dataclass(frozen=True)

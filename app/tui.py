@@ -125,12 +125,15 @@ class McChatApp(App[None]):
         chat = self.screen
         if isinstance(chat, ChatScreen):
             name = models.display_name(chat.model)
-            wanted = await self.push_screen_wait(ModelsScreen(name, self._services))
+            screen = ModelsScreen(name, self._services, lambda: chat.is_writing)
+            wanted = await self.push_screen_wait(screen)
             if wanted == "set up":
                 chat.leave()
             elif wanted not in {None, chat.model}:
                 self._next = wanted
                 chat.leave()
+            elif not chat.model.is_dir():
+                chat.lose_model()
 
     def action_sleep(self) -> None:
         """Give the model's memory back; the next message loads it again."""
@@ -217,6 +220,8 @@ class McChatApp(App[None]):
                 if self._next is not None:
                     model, self._next = self._next, None
                     continue
+            if model is not None and not model.is_dir():  # it was removed
+                model = last_used(self._services.history)
             wizard = WizardScreen(self._services, may_leave=model is not None)
             model = await self.push_screen_wait(wizard) or model
 

@@ -31,9 +31,11 @@ def make_app(*worker: str, story: str = "done", model: Path | None = None) -> Mc
     )
 
 
-def install_model(name: str = "demo", quality: dict[str, Any] | None = None) -> Path:
+def install_model(
+    name: str = "demo", quality: dict[str, Any] | None = None, otp: dict[str, Any] | None = None
+) -> Path:
     folder = paths.models_dir() / name
-    fake_job.write_model(folder, quality)
+    fake_job.write_model(folder, quality, otp)
     return folder
 
 

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app import models, units
+from app import models, paths, settings, units
 from app.arguments import Commands, add_json, print_json
 from app.progress_line import ProgressLine
+from app.pruning_words import default_pruning, known_prunings, ways_lines
 from app.quality_words import NOT_MEASURED, agreement_words, percent
 from app.render import safe_text
 from engine.errors import CheckpointError
 from engine.manifest import (
     FULL_BITS,
     Manifest,
+    OtpRecord,
     is_compressed,
     open_manifest,
     read_manifest,
@@ -67,6 +69,8 @@ def info(options: argparse.Namespace) -> None:
         return
     print(table([result]))
     print(f"\n{quality_lines(manifest)}")
+    wanted = settings.load(paths.settings_file()).pruning
+    print(safe_text("\n".join(["", *ways_lines(folder.name, wanted, manifest.otp)])))
     print(safe_text(_details(result)))
 
 
@@ -105,8 +109,18 @@ def facts(name: str, folder: Path, manifest: Manifest) -> dict[str, Any]:
         "expert_bits": [layer.expert_bits for layer in manifest.layers],
         "unforced_bits": [layer.unforced_bits for layer in manifest.layers],
         "odp_thresholds": [layer.odp_threshold for layer in manifest.layers],
+        "pruning": _pruning(manifest.otp),
         "expert_errors": manifest.expert_errors(),
         "quality": _quality(manifest.quality),
+    }
+
+
+def _pruning(otp: OtpRecord | None) -> dict[str, Any]:
+    wanted = settings.load(paths.settings_file()).pruning
+    return {
+        "default": default_pruning(wanted, otp),
+        "modes": known_prunings(otp),
+        "otp": None if otp is None else dataclasses.asdict(otp),
     }
 
 

@@ -27,6 +27,7 @@ from engine.protocol import ODP_OR_NOT
 
 BROAD = 150
 """Columns from which the map of the experts fits beside the chat."""
+OTHER_MODEL = (("Choose a model (F4)", "app.models"),)
 TOO_NARROW = "/map shows it by itself."
 ONE_TURN = "Only the last message is left, and it alone is too long; shorten it."
 
@@ -38,7 +39,7 @@ class ChatScreen(MessagesScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="stop"),
         Binding("escape", "leave", "Back", id="leave"),
-        Binding("f2", "pruning", "ODP", id="pruning"),
+        Binding("f2", "pruning", "Prune", id="pruning"),
         Binding("f8", "strength(-1)", "Prune less", id="weaker", show=False),
         Binding("f9", "strength(1)", "Prune more", id="stronger", show=False),
         Binding("f3", "gauges", "Gauges", id="gauges"),
@@ -281,6 +282,17 @@ class ChatScreen(MessagesScreen):
             self._load()
         else:
             await self._restart()
+
+    def lose_model(self) -> None:
+        """The model was removed: the chat can be read, and go on with another one."""
+        self.call_next(self._lose_model)
+
+    async def _lose_model(self) -> None:
+        self._loaded = None
+        self._header.show("down", "removed")
+        self._show_readings(Readings(pruning=self._odp))
+        await self._map.hide()
+        await self._tell(self._refusal, OTHER_MODEL)
 
     @property
     def _own_model(self) -> str:

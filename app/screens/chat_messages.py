@@ -9,18 +9,18 @@ from app import models
 from app.attachments import with_attachments
 from app.clipboard_words import code_blocks, copied_words
 from app.command_table import action_of
-from app.comparison import Comparison, Subject, Take, Variant, other_than
+from app.comparison import Build, Comparison, Subject, Take, Variant, other_than
 from app.estimate import estimate_words
 from app.history import HistoryError, MessageRecord, State
 from app.load_choices import load_request
 from app.mentions import mentions
-from app.models import InstalledModel
 from app.screens.compare import CompareScreen
 from app.screens.talking import TalkingScreen
 from app.widgets.messages import Turn
 from app.widgets.prompt import Prompt
 from engine import protocol
 from engine.errors import UsageError
+from engine.protocol import ODP_OR_NOT
 
 EDITING = "Editing an earlier message · Esc leaves it as it was"
 NOTHING_TO_COMPARE = "There is no reply to compare yet."
@@ -251,16 +251,28 @@ class MessagesScreen(TalkingScreen):
         if self._refusal:
             self._warn(self._refusal)
             return
-        installed = models.installed()
-        comparison = self._comparison(reply, installed)
-        screen = CompareScreen(comparison, self._services.events, installed)
+        builds = self._builds()
+        comparison = self._comparison(reply, builds)
+        screen = CompareScreen(comparison, self._services.events, builds)
         kept = await self.app.push_screen_wait(screen)
         if kept is not None:
             self.call_next(self._keep, reply, kept)
 
-    def _comparison(self, reply: MessageRecord, installed: Sequence[InstalledModel]) -> Comparison:
+    def _builds(self) -> list[Build]:
+        """The chat's own, which may lie anywhere, and all that are installed."""
+        bits, prunings = None, ODP_OR_NOT
+        if self._loaded is not None:
+            bits, prunings = self._loaded.nominal_bits, self._loaded.prunings
+        ours = Build(self._model_name, self.model, bits, prunings)
+        others = (
+            Build(model.name, model.folder, model.manifest.nominal_bits, model.prunings)
+            for model in models.installed()
+        )
+        return [ours, *(build for build in others if build.name != ours.name)]
+
+    def _comparison(self, reply: MessageRecord, builds: Sequence[Build]) -> Comparison:
         services = self._services
-        folders = {model.name: model.folder for model in installed} | {self._model_name: self.model}
+        folders = {build.name: build.folder for build in builds}
         made = reply.made or self._made_with()
         pruning = protocol.SetPruning(made.pruning, made.pruning_strength)
         there = Variant(made.model, folders.get(made.model), pruning)

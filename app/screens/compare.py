@@ -12,15 +12,14 @@ from textual.signal import Signal
 from textual.widgets import Static
 
 from app.compare_words import agreement_words, task_words, variant_words
-from app.comparison import Comparison, Take, Variant
+from app.comparison import Build, Comparison, Take, Variant, on_next_build, prunings_of
 from app.engine_client import WorkerEvent
-from app.models import InstalledModel
 from app.pruning_words import stepped, switched
 from app.render import safe_text
 from app.widgets.header import HeaderLine
 from app.widgets.keys_footer import KeysFooter
 from app.widgets.take_view import TakeView
-from engine.protocol import ODP_OR_NOT, SetPruning
+from engine.protocol import SetPruning
 
 DRAW_SECONDS = 0.1
 QUOTED = 400
@@ -38,9 +37,9 @@ class CompareScreen(Screen[Take | None]):
     CSS_PATH = "compare.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "begin", "Ask", key_display="Enter"),
-        Binding("f2", "pruning", "ODP", id="pruning"),
-        Binding("f8", "strength(-1)", "Prune less", id="weaker", show=False),
-        Binding("f9", "strength(1)", "Prune more", id="stronger", show=False),
+        Binding("f2", "pruning", "Prune", id="pruning"),
+        Binding("f8", "strength(-1)", "Less", id="weaker"),
+        Binding("f9", "strength(1)", "More", id="stronger"),
         Binding("m", "model", "Model"),
         Binding("n", "anew", "A anew"),
         Binding("u", "keep", "Keep B"),
@@ -56,14 +55,14 @@ class CompareScreen(Screen[Take | None]):
         self,
         comparison: Comparison,
         events: Signal[WorkerEvent],
-        installed: Sequence[InstalledModel],
+        builds: Sequence[Build],
     ) -> None:
-        """``installed`` are the models that the right reply can be made with."""
+        """``builds`` are those that the right reply can be made with."""
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (SIDE_BY_SIDE, "-beside")]
         self._comparison = comparison
         self._told = events
-        self._installed = installed
+        self._builds = builds
         self._views = (TakeView(id="left"), TakeView(id="right"))
         self._new = True
         """Something has changed since it was drawn."""
@@ -125,9 +124,9 @@ class CompareScreen(Screen[Take | None]):
         self.dismiss(self._comparison.right)
 
     def action_pruning(self) -> None:
-        """Switch the right one's pruning on or off."""
-        now = self._comparison.right.variant.pruning
-        self._prune(switched(now, ODP_OR_NOT))
+        """The next way to prune that the right one's model knows, or none."""
+        now = self._comparison.right.variant
+        self._prune(switched(now.pruning, prunings_of(now, self._builds)))
 
     def action_strength(self, steps: int) -> None:
         """Prune the right one more or less."""
@@ -139,13 +138,10 @@ class CompareScreen(Screen[Take | None]):
     def action_model(self) -> None:
         """The right one's models in turn."""
         now = self._comparison.right.variant
-        names = [model.name for model in self._installed]
-        if names in ([], [now.name]):
+        if {build.name for build in self._builds} <= {now.name}:
             self.notify("No other model is installed.", severity="warning")
             return
-        place = names.index(now.name) + 1 if now.name in names else 0
-        model = self._installed[place % len(names)]
-        self._choose(replace(now, name=model.name, folder=model.folder))
+        self._choose(on_next_build(now, self._builds))
 
     def _choose(self, variant: Variant) -> None:
         self._comparison.choose(variant)
@@ -215,7 +211,7 @@ class CompareScreen(Screen[Take | None]):
             header.show("ready")
 
     def _variant_words(self, take: Take) -> str:
-        known = {model.name: model.manifest.nominal_bits for model in self._installed}
+        known = {build.name: build.nominal_bits for build in self._builds}
         bits = take.made.nominal_bits if take.made else known.get(take.variant.name)
         return variant_words(take.variant, bits)
 

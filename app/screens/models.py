@@ -1,5 +1,6 @@
 """The installed models: loaded, looked into, verified, published, removed; or another is made."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -66,16 +67,18 @@ class ModelsScreen(Screen[Wanted | None]):
 
     CSS_PATH = "models.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "set_up", "New"),
         Binding("escape,f4", "back", "Back", key_display="Esc"),
         Binding("w", "watch", "Watch"),
     ]
 
-    def __init__(self, in_use: str, services: Services) -> None:
-        """``in_use`` is the name of the chat's model."""
+    def __init__(self, in_use: str, services: Services, is_writing: Callable[[], bool]) -> None:
+        """``in_use`` is the name of the chat's model; ``is_writing``: a reply with it."""
         super().__init__()
         self._in_use = in_use
+        self._is_writing = is_writing
         self._services = services
-        self._list = ModelList(date_words)
+        self._list = ModelList(date_words, services.settings.pruning)
         self._verifying = False
         self._stopping = False
         self._sure = ""
@@ -111,6 +114,10 @@ class ModelsScreen(Screen[Wanted | None]):
         else:
             self.dismiss(None)
 
+    def action_set_up(self) -> None:
+        """To the wizard."""
+        self.dismiss("set up")
+
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Enter, or a click: load it."""
         model = self._list.model
@@ -126,15 +133,14 @@ class ModelsScreen(Screen[Wanted | None]):
     def on_wish_list_wish(self, event: WishList.Wish) -> None:
         """One letter each."""
         model = self._list.model
-        if event.what == "set_up":
-            self.dismiss("set up")
-        elif event.what == "remove" and model is not None:
+        if event.what == "remove" and model is not None:
             self._remove(model.name)
         elif isinstance(model, InstalledModel) and event.what == "map":
             told = self._services.events if model.name == self._in_use else None
             self.app.push_screen(ExpertMapScreen(model.name, model.manifest, told))
         elif isinstance(model, InstalledModel) and event.what == "report":
-            self.app.push_screen(ReportScreen(model.name, model.manifest))
+            pruning = self._services.settings.pruning
+            self.app.push_screen(ReportScreen(model.name, model.manifest, pruning))
         elif isinstance(model, InstalledModel) and event.what == "publish":
             self._publish(model)
         elif isinstance(model, InstalledModel) and not self._verifying:
@@ -145,23 +151,34 @@ class ModelsScreen(Screen[Wanted | None]):
 
     def _remove(self, name: str) -> None:
         """The first press asks, the second removes."""
-        if name == self._in_use:
-            self._tell(
-                f"It is in use: load another model first, or leave and run `mc-chat rm {name}`.",
-                "error",
-            )
+        is_ours = name == self._in_use
+        if is_ours and self._is_writing():
+            self._tell(f"{name} is writing a reply: Esc goes back, Esc there stops it.", "error")
         elif self._sure != name:
             self._sure = name
-            self._tell(f"X again removes {name} for good; any other model's key leaves it.")
+            ours = " It is the chat's: the memory is given back, chats are kept." if is_ours else ""
+            self._tell(f"X again removes {name} for good; any other model's key leaves it.{ours}")
         else:
             self._sure = ""
+            if is_ours:
+                self._services.engine.sleep()
             try:
                 freed = models.remove(name)
             except McChatError as error:
                 self._tell(str(error), "error")
                 return
-            self._fill()
-            self._tell(f"{name} is gone, {size(freed)} are free again.")
+            self._gone(f"{name} is gone, {size(freed)} are free again.", is_ours)
+
+    def _gone(self, words: str, was_ours: bool) -> None:
+        """Show what is left; without any model there is nothing to do but to set one up."""
+        if was_ours:
+            self._in_use = ""
+        if not models.scan():
+            self.notify(words, markup=False)
+            self.dismiss("set up")
+            return
+        self._fill()
+        self._tell(f"{words} Enter loads another one." if was_ours else words)
 
     # --- publishing ---------------------------------------------------------------------------
 

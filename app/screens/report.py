@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
+from app.pruning_words import ways_lines
 from app.quality_words import NOT_MEASURED, agreement_words, percent
 from app.render import safe_text
 from app.units import size
@@ -18,6 +19,7 @@ from app.widgets.header import HeaderLine
 from app.widgets.keys_footer import KeysFooter
 from engine.budget import STORED_BYTES
 from engine.manifest import Manifest
+from engine.protocol import PruningMode
 
 STREAM = (
     "Behind each layer: how far the residual stream is from the original's, everything before "
@@ -36,10 +38,12 @@ class ReportScreen(Screen[None]):
         Binding("enter,escape", "dismiss(None)", "Go on", key_display="Enter"),
     ]
 
-    def __init__(self, name: str, manifest: Manifest) -> None:
+    def __init__(self, name: str, manifest: Manifest, pruning: PruningMode) -> None:
+        """``pruning`` is that of the settings."""
         super().__init__()
         self._model_name = name
         self._manifest = manifest
+        self._usual = pruning
 
     def compose(self) -> ComposeResult:
         """What it is, how good it is, and where the error comes from."""
@@ -47,6 +51,8 @@ class ReportScreen(Screen[None]):
         with VerticalScroll(id="report"):
             yield Static(_size_words(self._manifest), markup=False)
             yield Static(_quality_words(self._manifest), markup=False)
+            ways = ways_lines(self._model_name, self._usual, self._manifest.otp)
+            yield Static(safe_text("\n".join([*ways, ""])), markup=False)
             yield Static(id="layers")
         yield KeysFooter()
 

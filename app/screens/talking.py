@@ -1,6 +1,7 @@
 """A chat with the engine: replies begin here, grow and end. What the keys do is in `ChatScreen`."""
 
 import itertools
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from app.widgets.map_panel import MapPanel
 from app.widgets.messages import ModelMessage
 from app.widgets.prompt import Prompt
 from engine import protocol
-from engine.protocol import SamplingOptions
+from engine.protocol import PruningMode, SamplingOptions
 
 SAVE_SECONDS = 0.25
 READING = "reading the chat"
@@ -110,6 +111,8 @@ class TalkingScreen(Screen[None]):
         """Why no reply can begin now, empty if one can."""
         if self._conversation.reply:
             return "A reply is being written; Esc stops it."
+        if self._header.state == "down" and not self.model.is_dir():
+            return f"{self._model_name} is not on this machine any more; F4 chooses another model."
         if self._header.state == "down":
             return "The engine is not running; Ctrl+R restarts it."
         return ""
@@ -162,7 +165,7 @@ class TalkingScreen(Screen[None]):
                 self._hear_loaded(event)
             case protocol.Counted() if event.id == self._count_id:
                 self._show_readings(replace(self._readings, counted=event.tokens))
-            case protocol.Unloaded():
+            case protocol.Unloaded() if self._header.state != "down":
                 self._header.show("ready", "asleep; a message wakes it")
             case protocol.Token() if self._is_current(event.id):
                 self._hear_token(event)
@@ -177,6 +180,7 @@ class TalkingScreen(Screen[None]):
 
     def _hear_loaded(self, loaded: protocol.Loaded) -> None:
         self._loaded = loaded
+        self._keep_to(loaded.prunings)
         self._show_about()
         if self._conversation.reply:
             self._header.show("writing", READING)
@@ -192,6 +196,17 @@ class TalkingScreen(Screen[None]):
             )
         )
         self._count()
+
+    def _keep_to(self, prunings: Sequence[PruningMode]) -> None:
+        """Prune as this model can: another one, or the settings, may have asked for more."""
+        if self._odp.mode in prunings:
+            return
+        self._odp = replace(self._odp, mode="odp")
+        self._show_readings(replace(self._readings, pruning=self._odp))
+        words = (
+            f"{self._model_name} has learned no OTP: ODP prunes instead. `mc-chat prune` adds it."
+        )
+        self.notify(words, severity="warning", markup=False)
 
     def _hear_token(self, token: protocol.Token) -> None:
         assert self._reply_view is not None

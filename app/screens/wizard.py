@@ -277,7 +277,8 @@ class WizardScreen(Screen[Path | None]):
         except CheckpointError:
             return  # the chat says what is wrong when it loads it
         if manifest.quality is not None:
-            await self.app.push_screen_wait(ReportScreen(models.display_name(folder), manifest))
+            name, pruning = models.display_name(folder), self._services.settings.pruning
+            await self.app.push_screen_wait(ReportScreen(name, manifest, pruning))
 
     # --- what the engine tells ----------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from textual.content import Content
 from textual.widgets.option_list import Option
 
 from app.models import DamagedModel, InstalledModel
+from app.pruning_words import ways_words
 from app.render import safe_text
 from app.units import size
 from app.widgets.bars import spread
 from app.widgets.wish_list import WishList
+from engine.protocol import PruningMode
 
 Model = InstalledModel | DamagedModel
 
@@ -27,12 +29,12 @@ class ModelList(WishList):
         Binding("v", "wish('verify')", "Verify"),
         Binding("p", "wish('publish')", "Publish"),
         Binding("x", "wish('remove')", "Remove"),
-        Binding("c", "wish('set_up')", "New"),
     ]
 
-    def __init__(self, when: Callable[[float], str]) -> None:
-        """See `WishList`."""
+    def __init__(self, when: Callable[[float], str], pruning: PruningMode) -> None:
+        """``when``: see `WishList`; ``pruning`` is that of the settings."""
         super().__init__(when)
+        self._usual = pruning
         self.models: Sequence[Model] = ()
         self._in_use = ""
 
@@ -76,5 +78,5 @@ class ModelList(WishList):
         manifest = model.manifest
         return (
             f"{manifest.nominal_bits:.2f} bits · {self.when(model.installed)}"
-            f" · {manifest.source.repository}"
+            f" · {manifest.source.repository} · {ways_words(self._usual, manifest.otp)}"
         )

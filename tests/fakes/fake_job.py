@@ -50,7 +50,12 @@ QUALITY = {
 }
 
 
-def write_model(folder: Path, quality: dict[str, Any] | None = None) -> None:
+OTP = {"price": 0.01, "skipped": 0.4, "calibration": "demo corpus", "samples": 8, "window": 256}
+
+
+def write_model(
+    folder: Path, quality: dict[str, Any] | None = None, otp: dict[str, Any] | None = None
+) -> None:
     layer = {
         "expert_bits": [3, 3, 2, 2],
         "odp_threshold": 0.4,
@@ -89,6 +94,8 @@ def write_model(folder: Path, quality: dict[str, Any] | None = None) -> None:
     }
     if quality is not None:
         manifest["quality"] = quality
+    if otp is not None:
+        manifest["otp"] = otp
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "mc.json").write_text(json.dumps(manifest))
 

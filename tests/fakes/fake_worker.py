@@ -10,8 +10,9 @@ What it does depends on the words of the last user message, so that one chat can
 
 A reply that it is to go on with gets `MORE`.
 
-A model whose folder is named "broken" fails to load. `--devices none` is a slow machine that never
-answers Detect, `--devices dies` ends instead of answering.
+A model whose folder is named "broken" fails to load, one named "otp" knows OTP.
+`--devices none` is a slow machine that never answers Detect, `--devices dies` ends instead of
+answering.
 """
 
 import argparse
@@ -163,6 +164,7 @@ def load(request: protocol.Load) -> None:
             bits_per_weight=2.98,
             memory=MEMORY,
             model=request.model,
+            prunings=("odp", "otp", "off") if request.model.endswith("otp") else ("odp", "off"),
         )
     )
 

@@ -15,7 +15,7 @@ import assets
 from app import jobs, loading, paths
 from app.quality_words import NOT_MEASURED
 from engine import integrity
-from engine.manifest import read_manifest
+from engine.manifest import OtpRecord, read_manifest
 from engine.protocol import Device, Generate, Message, SamplingOptions
 from engine.quality import Agreement, Quality
 from engine.session import Session
@@ -199,6 +199,24 @@ def test_info_says_how_far_a_model_is_from_its_original(mc_chat: Command, tiny: 
     assert "Perplexity 1.200 times the original's: 6.000 against 5.000." in text
     assert "On 126 tokens of notes.txt: the calibration text, to which" in text
     assert [line.split()[-2:] for line in text.splitlines()[-2:]] == [["2.0", "%"], ["5.5", "%"]]
+
+
+def test_info_says_how_a_model_prunes_and_what_it_has_learned(
+    mc_chat: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mc_chat("info", "tiny", "--json").json["pruning"] == {
+        "default": "odp",
+        "modes": ["odp", "off"],
+        "otp": None,
+    }
+    assert "`mc-chat prune tiny`" in mc_chat("info", "tiny").out
+    otp = OtpRecord(0.01, 0.375, "notes.txt", 8, 256)
+    (tiny / "mc.json").write_text(replace(read_manifest(tiny), otp=otp).to_json())
+    monkeypatch.setenv("MC_CHAT_PRUNING", "otp")
+    found = mc_chat("info", "tiny", "--json").json["pruning"]
+    assert found == {"default": "otp", "modes": ["odp", "otp", "off"], "otp": vars(otp)}
+    assert "Prunes by OTP where nothing else is asked for." in mc_chat("info", "tiny").out
+    assert "OTP skips 38 % of the expert slots" in mc_chat("info", "tiny").out
 
 
 def test_models_lists_whole_and_damaged_ones(mc_chat: Command, home: Path) -> None:

@@ -1,5 +1,7 @@
 """One prompt, two replies: the screen of it, with a scripted engine behind."""
 
+from pathlib import Path
+
 import pytest
 from textual.containers import VerticalScroll
 from textual.pilot import Pilot
@@ -12,6 +14,7 @@ from app.widgets.header import HeaderLine
 from app.widgets.messages import ModelMessage, Notice
 from app.widgets.prompt import Prompt
 from app.widgets.take_view import TakeView
+from tests.fakes import fake_job
 from tests.fakes.fake_worker import ANSWER
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
@@ -69,7 +72,7 @@ async def test_the_same_again_without_pruning_and_kept_as_a_branch():
         await talk(pilot, "differ, please")
         await compare(pilot)
         assert title(pilot, "left") == "A  demo · 2.50 bits · ODP on"
-        assert title(pilot, "right") == "B  demo · 2.50 bits · ODP off"
+        assert title(pilot, "right") == "B  demo · 2.50 bits · no pruning"
         assert text(pilot, "left") == ANSWER
         assert verdict(pilot) == "Enter asks for B: the same prompt, greedy."
         await asked(pilot)
@@ -129,7 +132,7 @@ async def test_another_model_comes_and_goes():
         chat = pilot.app.screen
         await compare(pilot)
         await pilot.press("m")
-        assert title(pilot, "right") == "B  other · 2.50 bits · ODP off"
+        assert title(pilot, "right") == "B  other · 2.50 bits · no pruning"
         assert "the chat's comes back" in verdict(pilot)
         await asked(pilot)
         assert chat.query_one(HeaderLine).state == "ready"
@@ -138,6 +141,44 @@ async def test_another_model_comes_and_goes():
         await wait_until(pilot, lambda: pilot.app.screen is chat)
         assert chat.query_one(HeaderLine).about.startswith("demo · ")
         await talk(pilot, "again")
+
+
+async def test_every_way_to_prune_that_a_build_knows_and_every_build_come_in_turn():
+    greedy()
+    install_model()
+    install_model("otp", otp=fake_job.OTP)
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(120, 36)) as pilot:
+        await talk(pilot, "hello")
+        await compare(pilot)
+        seen = [title(pilot, "right")]
+        for key in ("f2", "m", "f2", "f9", "m", "m", "f2"):
+            await pilot.press(key)
+            seen.append(title(pilot, "right"))
+        assert [each.removeprefix("B  ") for each in seen] == [
+            "demo · 2.50 bits · no pruning",
+            "demo · 2.50 bits · ODP on",
+            "otp · 2.50 bits · ODP on",
+            "otp · 2.50 bits · OTP on",
+            "otp · 2.50 bits · OTP ×1.25",
+            "demo · 2.50 bits · ODP ×1.25",
+            "otp · 2.50 bits · ODP ×1.25",
+            "otp · 2.50 bits · OTP ×1.25",
+        ]
+        await asked(pilot)
+        assert title(pilot, "right") == "B  otp · 2.50 bits · OTP ×1.25"
+
+
+async def test_a_chats_model_outside_the_models_folder_comes_in_its_turn(tmp_path: Path):
+    greedy()
+    install_model("other")
+    elsewhere = tmp_path / "elsewhere"
+    fake_job.write_model(elsewhere)
+    async with make_app(model=elsewhere).run_test(size=(120, 36)) as pilot:
+        await talk(pilot, "hello")
+        await compare(pilot)
+        for name in ("other", str(elsewhere)):
+            await pilot.press("m")
+            assert title(pilot, "right").startswith(f"B  {name} · ")
 
 
 async def test_a_model_that_does_not_load_is_told_in_its_column():

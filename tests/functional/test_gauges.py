@@ -70,7 +70,7 @@ async def test_the_pruning_key_changes_a_running_reply():
 
         await pilot.press("f2")
         await wait_until(pilot, lambda: " 0 % now" in shown(pilot, PruningGauge))
-        assert "ODP off" in shown(pilot, PruningGauge)
+        assert "no pruning" in shown(pilot, PruningGauge)
         assert "12.9 B" in shown(pilot, ActivatedGauge)
 
         await pilot.press("f2")

@@ -6,15 +6,18 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from app import paths
+from app import models, paths
 from app.quality_words import NOT_MEASURED
 from app.screens.chat import ChatScreen
 from app.screens.expert_map import ExpertMapScreen
 from app.screens.models import ModelsScreen
 from app.screens.report import ReportScreen
 from app.screens.wizard import WizardScreen
+from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
+from app.widgets.messages import Notice
 from app.widgets.model_list import ModelList
+from app.widgets.prompt import Prompt
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.fakes import fake_job
 from tests.ui import install_model, make_app, wait_for_state, wait_until
@@ -24,7 +27,7 @@ SIZES = [(120, 36), (60, 20)]
 
 @pytest.fixture(autouse=True)
 def installed(home: Path) -> None:
-    install_model("demo")
+    install_model("demo", otp=fake_job.OTP)
     write_tiny_checkpoint(paths.models_dir() / "tiny")
     (paths.models_dir() / "broken").mkdir()
     (paths.models_dir() / "broken" / "mc.json").write_text("{")
@@ -63,6 +66,8 @@ async def test_every_model_stands_there_with_what_it_is(size: tuple[int, int]):
         assert "mc.json" in lines[0]
         assert "● demo" in lines[1]
         assert "2.50 bits · today" in lines[1]
+        assert lines[1].endswith(" · demo · ODP, OTP 40 %")
+        assert lines[2].endswith(" · ODP")
         assert "1.60 kB" in lines[1]
         assert listed.highlighted == 1, "the one in use"
         assert all(len(line) < size[0] for text in lines for line in text.split("\n"))
@@ -100,11 +105,9 @@ async def test_a_whole_model_is_verified_and_an_altered_one_named():
         await wait_until(pilot, lambda: "layer-01.safetensors was altered" in told(pilot))
 
 
-async def test_removing_asks_and_spares_the_one_in_use():
+async def test_removing_asks_and_is_forgotten_when_another_is_looked_at():
     async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
         await open_models(pilot)
-        await pilot.press("x", "x")
-        assert "in use" in told(pilot)
         await choose(pilot, "tiny")
         await pilot.press("x")
         assert "X again removes tiny" in told(pilot)
@@ -116,6 +119,71 @@ async def test_removing_asks_and_spares_the_one_in_use():
         await choose(pilot, "broken")
         await pilot.press("x", "x")
         assert names(pilot) == ["demo"]
+
+
+async def test_the_chats_model_is_removed_and_the_chat_goes_on_with_another_one():
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        chat = pilot.app.screen_stack[-2]
+        await pilot.press("x")
+        assert "It is the chat's" in told(pilot)
+        await pilot.press("x")
+        assert names(pilot) == ["broken", "tiny"]
+        assert "Enter loads another one" in told(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: pilot.app.screen is chat)
+        await wait_until(pilot, lambda: pilot.app.screen.query(Notice))
+        header = chat.query_one(HeaderLine)
+        assert (header.state, header.status) == ("down", "removed")
+        assert chat.query_one(Gauges).readings.memory is None, "nothing is held any more"
+        chat.query_one(Prompt).text = "hello?"
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: pilot.app._notifications)
+        assert "F4 chooses another model" in next(iter(pilot.app._notifications)).message
+        assert chat.query_one(Prompt).text == "hello?", "it is not lost"
+        await pilot.press("f4")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+        await choose(pilot, "tiny")
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await wait_for_state(pilot, "ready")
+        assert pilot.app.screen.query_one(HeaderLine).about.startswith("tiny")
+
+
+async def test_without_the_last_model_there_is_the_wizard():
+    for name in ("tiny", "broken"):
+        models.remove(name)
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        await pilot.press("x", "x")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        assert "demo is gone" in next(iter(pilot.app._notifications)).message
+        await pilot.press("escape")
+        await pilot.pause()
+        assert isinstance(pilot.app.screen, WizardScreen), "there is nothing to go back to"
+
+
+async def test_a_model_that_is_writing_is_not_removed():
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        await wait_for_state(pilot, "ready")
+        pilot.app.screen.query_one(Prompt).text = "hold on"
+        await pilot.press("enter", "f4")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+        await pilot.press("x", "x")
+        assert "writing a reply" in told(pilot)
+        assert "demo" in names(pilot)
+
+
+async def test_where_no_model_is_installed_the_key_for_one_works(tmp_path: Path):
+    for name in ("tiny", "broken", "demo"):
+        models.remove(name)
+    elsewhere = tmp_path / "elsewhere"
+    fake_job.write_model(elsewhere)
+    async with make_app(model=elsewhere).run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        await pilot.press("c")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -148,6 +216,7 @@ async def test_the_report_of_a_model_is_a_key_away(size: tuple[int, int]):
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ReportScreen))
         words = [str(part.content) for part in pilot.app.screen.query(Static)]
         assert any(NOT_MEASURED in text for text in words)
+        assert any("`mc-chat prune tiny`" in text for text in words)
 
 
 async def test_the_wizard_and_the_map_are_a_key_away():

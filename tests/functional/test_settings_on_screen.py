@@ -11,6 +11,7 @@ from app.screens.help import HelpScreen
 from app.theme import LIGHT_THEME
 from app.widgets.gauges import Gauges
 from app.widgets.meters import PruningGauge
+from tests.fakes import fake_job
 from tests.ui import install_model, make_app, wait_for_state, wait_until
 
 SIZE = (120, 40)
@@ -102,6 +103,23 @@ async def test_the_palette_lists_our_commands_and_runs_them():
         await wait_until(pilot, lambda: not pilot.app.screen.query_one(Gauges).display)
 
 
+async def test_a_model_that_has_learned_no_otp_prunes_as_it_can(file: Path):
+    file.write_text('pruning = "otp"\n')
+    install_model("otp", otp=fake_job.OTP)
+    install_model("plain")
+    async with make_app(model=paths.models_dir() / "otp").run_test(size=SIZE) as pilot:
+        await wait_for_state(pilot, "ready")
+
+        def shows(words: str) -> bool:
+            return words in str(pilot.app.screen.query_one(PruningGauge).render())
+
+        await wait_until(pilot, lambda: shows("OTP on"))
+        await pilot.app.run_action("screen.load_model('plain')")
+        await wait_until(pilot, lambda: shows("ODP on"))
+        (told,) = pilot.app._notifications
+        assert "plain has learned no OTP" in told.message
+
+
 async def test_strength_goes_by_key_and_by_word():
     async with make_app().run_test(size=SIZE) as pilot:
         await wait_for_state(pilot, "ready")
@@ -113,7 +131,7 @@ async def test_strength_goes_by_key_and_by_word():
         await pilot.press("f9", "f9")
         await wait_until(pilot, lambda: shows("ODP ×1.5"))
         await pilot.press("f2")
-        await wait_until(pilot, lambda: shows("ODP off"))
+        await wait_until(pilot, lambda: shows("no pruning"))
         await pilot.press("f8")
         await wait_until(pilot, lambda: shows("ODP ×1.25"))
         await pilot.app.run_action("screen.prune_as('0.5')")

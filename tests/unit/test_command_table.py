@@ -3,9 +3,17 @@ import pytest
 from app.command_table import COMMANDS, action_of
 from app.key_names import ACTIONS
 from app.key_words import key_words, keys_words
-from app.pruning_words import pruning_of, pruning_words, stepped, switched
+from app.pruning_words import (
+    pruning_of,
+    pruning_words,
+    stepped,
+    switched,
+    ways_lines,
+    ways_words,
+)
 from engine.errors import UsageError
-from engine.protocol import ODP_OR_NOT, SetPruning
+from engine.manifest import OtpRecord
+from engine.protocol import ODP_OR_NOT, PruningMode, SetPruning
 
 
 def test_names_are_words_and_given_once():
@@ -56,7 +64,7 @@ def test_several_keys_in_words():
 
 
 def test_pruning_in_words_and_back():
-    assert pruning_words(SetPruning("off", 1.5)) == "ODP off"
+    assert pruning_words(SetPruning("off", 1.5)) == "no pruning"
     assert pruning_words(SetPruning("odp")) == "ODP on"
     assert pruning_words(SetPruning("odp", 0.75)) == "ODP ×0.75"
     assert pruning_of("off", SetPruning("odp", 1.5)) == SetPruning("off", 1.5)
@@ -83,3 +91,29 @@ def test_the_modes_that_a_model_knows_take_turns():
     assert [turn.mode for turn in turns] == ["otp", "off", "odp"]
     assert {turn.strength for turn in turns} == {1.5}
     assert switched(SetPruning("otp"), ODP_OR_NOT).mode == "odp"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "short", "learned"),
+    [
+        ("odp", "ODP", "ODP, OTP 40 %"),
+        ("otp", "ODP", "OTP 40 %, ODP"),
+        ("off", "no pruning, ODP", "no pruning, ODP, OTP 40 %"),
+    ],
+)
+def test_the_ways_of_a_build_begin_with_its_default(
+    wanted: PruningMode, short: str, learned: str
+) -> None:
+    otp = OtpRecord(0.01, 0.4, "notes.txt", 8, 256)
+    assert ways_words(wanted, None) == short
+    assert ways_words(wanted, otp) == learned
+
+
+def test_the_ways_of_a_build_in_sentences():
+    (told,) = ways_lines("mine", "otp", None)
+    assert told.startswith("Prunes by ODP where nothing else is asked for.")
+    assert "`mc-chat prune mine`" in told
+    begins, learned = ways_lines("mine", "off", OtpRecord(0.01, 0.4, "notes.txt", 8, 256))
+    assert begins.startswith("Prunes nothing")
+    assert "40 % of the expert slots" in learned
+    assert learned.endswith("on 8 x 256 tokens of notes.txt.")

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from app.compare_words import agreement_words, figure_words, state_words, task_words, variant_words
-from app.comparison import Comparison, Subject, Variant, other_than
+from app.comparison import (
+    Build,
+    Comparison,
+    Subject,
+    Variant,
+    on_next_build,
+    other_than,
+    prunings_of,
+)
 from app.engine_client import WorkerDied
 from app.history import Figures, MadeWith, MessageRecord
 from engine.protocol import (
@@ -224,9 +232,27 @@ def test_what_it_is_compared_with_at_first() -> None:
     assert other_than(ELSEWHERE, "home", HOME) == replace(ELSEWHERE, name="home", folder=HOME)
 
 
+def test_the_builds_come_in_turn_and_none_is_asked_for_what_it_has_not_learned() -> None:
+    builds = [
+        Build("home", HOME),
+        Build("other", OTHER, 2.0, ("odp", "otp", "off")),
+        Build("third", Path("/models/third")),
+    ]
+    assert prunings_of(ON, builds) == ("odp", "off")
+    now = on_next_build(OFF, builds)
+    assert now == Variant("other", OTHER, SetPruning("off"))
+    assert prunings_of(now, builds) == ("odp", "otp", "off")
+    learned = replace(now, pruning=SetPruning("otp", 1.25))
+    third = on_next_build(learned, builds)
+    assert (third.name, third.pruning) == ("third", SetPruning("odp", 1.25))
+    assert on_next_build(third, builds).name == "home"
+    gone = replace(OFF, name="gone", folder=None)
+    assert on_next_build(gone, builds) == OFF
+
+
 def test_words() -> None:
     assert variant_words(ELSEWHERE, 2.0) == "other · 2.00 bits · ODP ×0.5"
-    assert variant_words(OFF, None) == "home · ODP off"
+    assert variant_words(OFF, None) == "home · no pruning"
     drawn = Desk(ELSEWHERE, SamplingOptions(temperature=0.7)).comparison
     assert "seed 99. The reply that is there was drawn without a seed." in task_words(drawn)
     assert "takes the engine's place" in task_words(drawn)
