@@ -23,6 +23,8 @@ _COLDEST: tl.constexpr = tl.constexpr(COLDEST)
 _BLOCK = 4096
 """Scores in registers at once, and the most tokens of top-k for which a bound is known before."""
 _PER_THREAD = 8
+_COUNTS = 2048
+"""Counts in registers at once: 8 of each of 256 threads, whatever the number of layers."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +312,7 @@ def draw(state: DecodeState, candidates: Candidates) -> None:
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def _leave(
     picked: tl.tensor,
     counts: tl.tensor,
@@ -319,14 +321,16 @@ def _leave(
     size: tl.tensor,
     block: tl.constexpr,
 ) -> None:
-    place = tl.arange(0, block)
-    inside = place < size
     at = tl.load(slot)
     row = ring + at * (size + 1)
     tl.store(row, tl.load(picked))
-    tl.store(row + 1 + place, tl.load(counts + place, mask=inside), mask=inside)
-    tl.debug_barrier()  # every thread has read them
-    tl.store(counts + place, tl.zeros((block,), tl.int64), mask=inside)
+    for first in range(0, size, block):
+        place = first + tl.arange(0, block)
+        inside = place < size
+        # A thread has places of its own: it reads before it writes.
+        tl.store(row + 1 + place, tl.load(counts + place, mask=inside), mask=inside)
+        tl.store(counts + place, tl.zeros((block,), tl.int64), mask=inside)
+    tl.debug_barrier()  # every thread has read the slot
     tl.store(slot, at + 1)
 
 
@@ -339,6 +343,6 @@ def leave(state: DecodeState) -> None:
         state.slot,
         state.ring,
         size,
-        block=triton.next_power_of_2(size),
-        num_warps=4,
+        block=_COUNTS,
+        num_warps=8,
     )
