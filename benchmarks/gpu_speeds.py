@@ -163,11 +163,15 @@ def _parts(
 
     def routes() -> None:
         for layer in layers:
-            router, one = layer.router, state.thresholds[:1]
+            router, rule = layer.router, state.layer_rule(layer.index)
             assert isinstance(router, FloatLinear)
-            ids, weights = torch.empty_like(a.ids), torch.empty_like(a.weights)
+            ids, weights, counts = (
+                torch.empty_like(a.ids),
+                torch.empty_like(a.weights),
+                state.counts[0],
+            )
             operations.route(
-                a.normed, router.weight, one, one, a.own, ids, weights, state.counts[0]
+                a.normed, router.weight, layer.renormalised, rule, a.own, ids, weights, counts
             )
 
     def head() -> None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention import AttentionStatistics
@@ -38,14 +39,13 @@ def features(tokens: Tensor, weights: Tensor) -> Tensor:
     return torch.cat([tokens.float(), ratios, torch.ones_like(weights[:, :1])], dim=1)
 
 
-def choose_count(logarithms: Tensor, price: float) -> Tensor:
+def choose_count(logarithms: Tensor, price: float | Tensor) -> Tensor:
     """How many experts each token keeps, int64 [T], 1 to K.
 
     ``logarithms`` [T, K - 1] are of the damage of keeping the first 1 to K - 1; all K do none. The
-    damage and the price of those that run add up, and the least sum wins.
+    damage and the price of those that run add up, and the least sum wins: at no price all K.
     """
-    damages = logarithms.clamp(-FARTHEST, FARTHEST).exp()
-    damages = torch.cat([damages, torch.zeros_like(damages[:, :1])], dim=1)  # [T, K]
+    damages = F.pad(logarithms.clamp(-FARTHEST, FARTHEST).exp(), (0, 1))  # [T, K]
     ranks = torch.arange(damages.shape[1], device=damages.device)
     return (damages + price * ranks).argmin(dim=1) + 1
 

@@ -42,11 +42,21 @@ def route(router_logits: Tensor, top_k: int, renormalised: bool = True) -> Routi
 
 @dataclass(frozen=True, eq=False)
 class OtpRule:
-    """OTP's ``routers`` float32 [L, K - 1, H + K] and ``price``, see `engine.otp`; a rule equals
-    none but itself."""
+    """OTP's ``routers`` float32 [L, K - 1, H + K] and ``price``, see `engine.otp`. Rules with the
+    very same routers are equal where their prices are."""
 
     routers: Tensor
     price: float
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, OtpRule)
+            and self.routers is other.routers
+            and self.price == other.price
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self.routers), self.price))
 
 
 @dataclass(frozen=True)
@@ -65,10 +75,23 @@ class DecodeRule:
     ranks: tuple[tuple[float, ...], ...] = ()
     otp: OtpRule | None = None
 
-    @property
-    def is_top_two(self) -> bool:
-        """Whether thresholds and quantiles are all there is."""
-        return not self.ranks and self.otp is None
+    def fits(self, top_k: int) -> bool:
+        """Whether it is for models of so many experts a token; what skips nothing is for all."""
+        if self.otp is not None:
+            return self.otp.routers.shape[1] == top_k - 1
+        if not self.ranks and not any(self.thresholds):
+            return True
+        return top_k == 2 + (len(self.ranks[0]) if self.ranks else 0)
+
+    def levels(self, top_k: int) -> Tensor:
+        """Of each layer the thresholds of all slots but the first, and then the quantile; float32
+        [L, K] on the host, for a model that it fits."""
+        table = torch.zeros(len(self.thresholds), top_k)
+        table[:, 0] = torch.tensor(self.thresholds)
+        if self.ranks:
+            table[:, 1:-1] = torch.tensor(self.ranks)
+        table[:, -1] = torch.tensor(self.quantiles)
+        return table
 
     @classmethod
     def skipping_nothing(cls, num_layers: int) -> "DecodeRule":

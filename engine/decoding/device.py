@@ -70,10 +70,10 @@ class DeviceSteps:
         """Begin up to ``most`` steps, none where the pruning cannot be told by a rule."""
         self._state.slot.zero_()
         count = 0
-        layers = self._context.model.config.num_layers
+        config = self._context.model.config
         while count < most:
-            rule = request.pruning().decode_rule(layers)
-            if rule is None or not rule.is_top_two:
+            rule = request.pruning().decode_rule(config.num_layers)
+            if rule is None or not rule.fits(config.top_k):
                 break
             self._prune_by(rule)
             with torch.inference_mode():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from engine.cache import LayerCache
-from engine.decoding.state import DecodeState
+from engine.decoding.state import DecodeState, LayerRule
 from engine.kernels import Arena
 from engine.kernels.triton import attention, decode, elementwise, routing, sampling
 from engine.model import Model
@@ -16,10 +16,13 @@ class TritonOperations:
     """See `engine.decoding.operations.Operations`."""
 
     def __init__(self, model: Model) -> None:
-        """Allocates what the attention's parts leave for their sum, and what may be drawn."""
+        """Allocates what an operation's programs leave for each other."""
         config = model.config
         self._attention_scratch = attention.DecodeScratch.allocate(
             config.num_heads, config.head_dim, model.embed.device
+        )
+        self._routing_scratch = routing.Scratch.allocate(
+            config.num_experts, config.top_k, model.embed.device
         )
         self._candidates = sampling.Candidates.allocate(config.vocab_size, model.embed.device)
 
@@ -86,8 +89,8 @@ class TritonOperations:
         self,
         x: Tensor,
         router: Tensor,
-        threshold: Tensor,
-        quantile: Tensor,
+        renormalised: bool,
+        rule: LayerRule,
         own: Tensor,
         ids: Tensor,
         weights: Tensor,
@@ -95,7 +98,7 @@ class TritonOperations:
     ) -> None:
         """See `Operations.route`."""
         choice = routing.Choice(ids, weights, counts)
-        routing.route(x, router, threshold, quantile, own, choice)
+        routing.route(x, router, renormalised, rule, own, self._routing_scratch, choice)
 
     def experts_decode(
         self, x: Tensor, ids: Tensor, weights: Tensor, arena: Arena, out: Tensor

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.cache import LayerCache
-from engine.decoding.state import DecodeState
+from engine.decoding.state import DecodeState, LayerRule
 from engine.kernels import Arena
 from engine.packing import PackedMatrix
 
@@ -78,8 +78,8 @@ class Operations(Protocol):
         self,
         x: Tensor,
         router: Tensor,
-        threshold: Tensor,
-        quantile: Tensor,
+        renormalised: bool,
+        rule: LayerRule,
         own: Tensor,
         ids: Tensor,
         weights: Tensor,
@@ -87,8 +87,9 @@ class Operations(Protocol):
     ) -> None:
         """Choose experts for x [1, H] by ``router`` [E, H], prune by a layer's rule, and count.
 
-        See `engine.pruning.DecodeRule`; threshold, quantile and own are [1] float32. Written are
-        ids [1, K] and weights [1, K]; ``counts`` [2 * E] grows.
+        ``renormalised``: the weights of the chosen are made to sum to 1. Of the rule see
+        `engine.pruning.DecodeRule`; own [1] float32. Written are ids [1, K] and weights [1, K];
+        ``counts`` [2 * E] grows.
         """
 
     def experts_decode(

@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.cache import LayerCache, Stored, round_to_codes
-from engine.decoding.state import DecodeState, Drawing
+from engine.decoding.state import DecodeState, Drawing, LayerRule
 from engine.experts import skipped
 from engine.hadamard import rotate
 from engine.kernels import Arena
 from engine.layout import MATRICES
+from engine.otp import choose_count, features
 from engine.packing import PackedMatrix, dequantize
+from engine.pruning import keep_slots
+from engine.pruning import route as choose
 from engine.random_numbers import uniform_on_device
 from engine.sampling import COLDEST
 
@@ -104,26 +107,27 @@ class PlainOperations:
         self,
         x: Tensor,
         router: Tensor,
-        threshold: Tensor,
-        quantile: Tensor,
+        renormalised: bool,
+        rule: LayerRule,
         own: Tensor,
         ids: Tensor,
         weights: Tensor,
         counts: Tensor,
     ) -> None:
         """See `Operations.route`."""
-        probabilities = F.linear(x.float(), router.float()).softmax(dim=-1)  # [1, E]
-        heaviest, chosen = probabilities.topk(ids.shape[1], dim=-1)
-        shares = heaviest / heaviest.sum()
-        if ids.shape[1] == 2:
-            heavy, light = shares[:, 0], shares[:, 1]
-            importance = x.float().abs().sum() * own
-            skip = (light / heavy < threshold) & (importance <= quantile)
-            chosen[:, 1] = torch.where(skip, skipped(chosen[:, 1]), chosen[:, 1])
-            shares = torch.stack((heavy.masked_fill(skip, 1.0), light.masked_fill(skip, 0.0)), 1)
-        ids.copy_(chosen)
-        weights.copy_(shares)
-        slots = chosen[0].where(chosen[0] >= 0, len(router) + skipped(chosen[0]))
+        tokens = x.float()
+        routing = choose(F.linear(tokens, router.float()), ids.shape[1], renormalised)
+        ratios = routing.weights / routing.weights[:, :1]
+        important = tokens.abs().sum() * own > rule.levels[-1]
+        keep = (ratios >= F.pad(rule.levels[:-1], (1, 0))) | important  # [1, K]
+        foretold = features(tokens, routing.weights) @ rule.routers.T  # [1, K - 1]
+        ranks = torch.arange(ids.shape[1], device=ids.device)
+        keep &= ranks < choose_count(foretold, rule.price)
+        routing = keep_slots(routing, keep)
+        ids.copy_(routing.ids)
+        weights.copy_(routing.weights)
+        chosen = routing.ids[0]
+        slots = chosen.where(chosen >= 0, len(router) + skipped(chosen))
         counts.scatter_add_(0, slots, torch.ones_like(slots))
 
     def experts_decode(

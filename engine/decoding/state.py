@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.model import Model
+from engine.otp import router_shape
 from engine.protocol import SamplingOptions
 from engine.pruning import DecodeRule
 from engine.random_numbers import key_of
@@ -119,19 +120,34 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class LayerRule:
+    """One layer's part of a `DecodeRule`, float32.
+
+    ``levels`` [K]: thresholds of all slots but the first, and the quantile. ``routers``
+    [K - 1, H + K] and ``price`` [1]: OTP's; at a price of 0 the routers are not read.
+    """
+
+    levels: Tensor
+    routers: Tensor
+    price: Tensor
+
+
+@dataclass(frozen=True)
 class DecodeState:
     """``token`` [1] int64 is fed at ``position`` [1] int32 by the next step.
 
-    ``thresholds`` and ``quantiles`` [L] float32 are the pruning's `DecodeRule`. ``counts``
-    [L, 2 * E] int64 are the current step's slots as `RoutingCounter` has them. Each step leaves a
-    row in ``ring`` [LOOK_TOKENS, 1 + L * 2 * E] int64, what it ``picked`` and its counts, at
-    ``slot`` [1] int64, which the host puts back to 0 for every look.
+    ``levels`` [L, K], ``routers`` [L, K - 1, H + K] and ``price`` [1] are the pruning's
+    `DecodeRule`, see `LayerRule`. ``counts`` [L, 2 * E] int64 are the current step's slots as
+    `RoutingCounter` has them. Each step leaves a row in ``ring`` [LOOK_TOKENS, 1 + L * 2 * E]
+    int64, what it ``picked`` and its counts, at ``slot`` [1] int64, which the host puts back to 0
+    for every look.
     """
 
     token: Tensor
     position: Tensor
-    thresholds: Tensor
-    quantiles: Tensor
+    levels: Tensor
+    routers: Tensor
+    price: Tensor
     counts: Tensor
     slot: Tensor
     ring: Tensor
@@ -150,8 +166,9 @@ class DecodeState:
         return cls(
             token=integers(1),
             position=integers(1, dtype=torch.int32),
-            thresholds=torch.zeros(layers, device=device),
-            quantiles=torch.zeros(layers, device=device),
+            levels=torch.zeros(layers, config.top_k, device=device),
+            routers=torch.zeros(router_shape(config), device=device),
+            price=torch.zeros(1, device=device),
             counts=integers(layers, columns),
             slot=integers(1),
             ring=integers(LOOK_TOKENS, 1 + layers * columns),
@@ -159,7 +176,13 @@ class DecodeState:
             drawing=Drawing.allocate(config.vocab_size, device),
         )
 
+    def layer_rule(self, layer: int) -> LayerRule:
+        """The rule of one layer; what is set later is seen in it."""
+        return LayerRule(self.levels[layer], self.routers[layer], self.price)
+
     def set_rule(self, rule: DecodeRule) -> None:
-        """Prune by ``rule`` from the next step that is begun."""
-        self.thresholds.copy_(torch.tensor(rule.thresholds))
-        self.quantiles.copy_(torch.tensor(rule.quantiles))
+        """Prune by ``rule``, which fits the model, from the next step that is begun."""
+        self.levels.copy_(rule.levels(self.levels.shape[1]))
+        self.price.fill_(0.0 if rule.otp is None else rule.otp.price)
+        if rule.otp is not None:
+            self.routers.copy_(rule.otp.routers)

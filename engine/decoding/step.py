@@ -7,7 +7,7 @@ from torch import Tensor
 from engine.attention import Attention
 from engine.cache import KVCache, LayerCache
 from engine.decoding.operations import Operations
-from engine.decoding.state import DecodeState
+from engine.decoding.state import DecodeState, LayerRule
 from engine.experts import PackedExperts
 from engine.kernels import Arena
 from engine.linear import FloatLinear, ForeignLinear, Linear, PackedLinear
@@ -17,15 +17,13 @@ from engine.packing import PackedMatrix, dequantize
 
 @dataclass(frozen=True)
 class _StepLayer:
-    """What a step needs of one layer; ``threshold``, ``quantile`` and ``counts`` are its parts of
-    the state's."""
+    """What a step needs of one layer; ``rule`` and ``counts`` are its parts of the state's."""
 
     layer: Layer
     router: Tensor
     arena: Arena
     cache: LayerCache
-    threshold: Tensor
-    quantile: Tensor
+    rule: LayerRule
     counts: Tensor
 
 
@@ -46,8 +44,7 @@ class DecodeStep:
                 router=_weight(layer.router),
                 arena=layer.experts.arena,
                 cache=cache.layers[layer.index],
-                threshold=state.thresholds[layer.index : layer.index + 1],
-                quantile=state.quantiles[layer.index : layer.index + 1],
+                rule=state.layer_rule(layer.index),
                 counts=state.counts[layer.index],
             )
             for layer in model.layers
@@ -101,8 +98,8 @@ class DecodeStep:
         self._operations.route(
             a.normed,
             part.router,
-            part.threshold,
-            part.quantile,
+            part.layer.renormalised,
+            part.rule,
             a.own,
             a.ids,
             a.weights,

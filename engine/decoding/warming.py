@@ -58,8 +58,9 @@ def warm_prompts_and_steps(
     ``prompts`` are lengths, in tokens.
     """
     prunings: list[Pruning] = [NO_PRUNING]
-    if sizes.config.top_k == 2:
-        prunings.append(OdpPruning((0.5,), (float("inf"),)))
+    if sizes.config.top_k > 1:
+        ranks = ((0.5,) * (sizes.config.top_k - 2),) if sizes.config.top_k > 2 else ()
+        prunings.append(OdpPruning((0.5,), (float("inf"),), ranks=ranks))
     for widest in sorted(set(sizes.widest)):
         model = _stand_in(sizes, widest, device)
         context = Context(model, _CAPACITY)

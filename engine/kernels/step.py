@@ -114,8 +114,7 @@ class DecodeStep:
         keys, config = cache.layers[0].keys, self._config
         known = keys.dtype in (torch.float32, torch.int8) and keys.is_cpu
         few = len(keys) <= _FEW_SEQUENCES or config.hidden_size < SMALLEST_SHARED
-        spoken = config.top_k == 2 or not rule.is_top_two or rule == _unpruned(config.num_layers)
-        return known and few and spoken
+        return known and few and rule.fits(config.top_k)
 
     def run(self, token: int, cache: KVCache, rule: DecodeRule, sequence: int = 0) -> Tensor:
         """Logits float32 [V] of a token after those in the cache, where keys and values are put.
@@ -191,9 +190,7 @@ class DecodeStep:
 
     def _write_rule(self, rule: DecodeRule) -> None:
         self._rule = rule
-        self._rule_numbers[:, :1] = np.reshape(rule.thresholds, (-1, 1))
-        self._rule_numbers[:, 1:-1] = rule.ranks or 0.0
-        self._rule_numbers[:, -1] = rule.quantiles
+        self._rule_numbers[:] = rule.levels(self._config.top_k)
         self._price[:] = 0.0 if rule.otp is None else rule.otp.price
         self._model[at.OTP] = 0 if rule.otp is None else rule.otp.routers.data_ptr()
 
@@ -404,11 +401,6 @@ def _projected(config: ModelConfig) -> int:
     """Floats of q, k and v, each padded to whole tiles."""
     rows = (heads * config.head_dim for heads in (config.num_heads, *(config.num_kv_heads,) * 2))
     return sum(-(-count // TILE_ROWS) * TILE_ROWS for count in rows)
-
-
-@cache
-def _unpruned(layers: int) -> DecodeRule:
-    return NO_PRUNING.decode_rule(layers)
 
 
 def _floats(count: int) -> Floats:

@@ -26,8 +26,9 @@ from engine.decoding.request import Request
 from engine.decoding.state import LOOK_TOKENS, DecodeState
 from engine.decoding.step import DecodeStep
 from engine.decoding.steps import HostSteps, Steps
-from engine.errors import WorkerError
+from engine.errors import UsageError, WorkerError
 from engine.layout import ArenaLayout
+from engine.otp import OtpPruning
 from engine.protocol import SamplingOptions
 from engine.pruning import NO_PRUNING, OdpPruning, Pruning, Routing
 from engine.sampling import Sampler
@@ -54,6 +55,13 @@ LAYERS = Shape().layers
 ODP = OdpPruning((0.6, 0.7), (20.0, 15.0))
 
 
+def otp(shape: Shape) -> OtpPruning:
+    """With random routers."""
+    torch.manual_seed(9)
+    size = shape.hidden + shape.top_k
+    return OtpPruning(torch.randn(shape.layers, shape.top_k - 1, size) * 0.2, 0.5)
+
+
 @dataclass(frozen=True)
 class General:
     """A pruning that no rule tells: the layers run one by one."""
@@ -77,6 +85,23 @@ def uncaptured(run: Callable[[], None]) -> Callable[[], None]:
 
 def on_device(context: Context, operations: Operations | None = None) -> Steps:
     return device_steps(context, operations or PlainOperations(), uncaptured)[0]
+
+
+def captured_once(context: Context) -> tuple[Steps, list[None]]:
+    """Steps that can be captured but once, and as many entries as were replayed."""
+    replayed: list[None] = []
+    captures = iter([None])
+
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        next(captures)
+
+        def replay() -> None:
+            replayed.append(None)
+            run()
+
+        return replay
+
+    return device_steps(context, PlainOperations(), capture)[0], replayed
 
 
 def switched(calls: int, pruning: Pruning) -> Callable[[], Pruning]:
@@ -132,6 +157,56 @@ def test_pruning_and_a_switch_in_the_middle() -> None:
     assert 0.1 < pruned.prune_ratio < 0.5, "some slots are skipped, some tokens protected"
     assert sum(pruned.skipped) > sum(assert_alike(context, steps, lambda: switched(6, ODP)).skipped)
     assert_alike(context, steps, lambda: lambda: NO_PRUNING)
+
+
+TOP_4 = Shape(top_k=4, expert_bits=(1, 2, 3, 2, 2, 1))
+RANKS = OdpPruning((0.7, 0.5), (14.0, 20.0), ranks=((0.6, 0.2), (0.3, 0.4)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "pruning"),
+    [(TOP_4, RANKS), (Shape(), otp(Shape())), (TOP_4, otp(TOP_4))],
+    ids=["ODP for every rank", "OTP", "OTP of four"],
+)
+def test_every_pruning_is_done_by_the_step(shape: Shape, pruning: Pruning) -> None:
+    context = Context(random_model(shape), CAPACITY)
+    steps, captured = captured_once(context)
+    pruned = assert_alike(context, steps, lambda: lambda: pruning)
+    assert 0.1 < pruned.prune_ratio < 0.7
+    assert len(captured) >= 13, "nothing ran layer by layer"
+
+
+@pytest.mark.parametrize(("shape", "odp"), [(Shape(), ODP), (TOP_4, RANKS)], ids=["two", "four"])
+def test_mode_and_strength_may_change_at_every_token(shape: Shape, odp: OdpPruning) -> None:
+    context, learned = Context(random_model(shape), CAPACITY), otp(shape)
+    modes: tuple[Pruning, ...] = (NO_PRUNING, odp, learned, odp.scaled(2.0), learned.scaled(0.5))
+
+    def in_turn() -> Callable[[], Pruning]:
+        asked = iter(range(10**6))
+        return lambda: modes[next(asked) // 3 % len(modes)]
+
+    steps, captured = captured_once(context)
+    assert_alike(context, steps, in_turn, 20)
+    assert len(captured) >= 19
+
+
+def test_a_rule_is_written_when_it_changes_and_not_for_every_token() -> None:
+    context, learned = Context(random_model(Shape()), CAPACITY), otp(Shape())
+    state = DecodeState.allocate(context.model)
+    step = DecodeStep(context.model, context.cache, state, PlainOperations())
+    steps = DeviceSteps(context, state, PlainOperations(), step.run)
+    before = state.price._version
+    reply(context, steps, Request(PROMPT, GREEDY, pruning=lambda: learned.scaled(0.5)), 14)
+    assert state.price._version == before + 1
+
+
+def test_thresholds_for_another_number_of_experts_are_refused() -> None:
+    context = Context(random_model(Shape(top_k=3)), CAPACITY)
+    for pruning in (ODP, otp(Shape())):
+        steps = on_device(context)
+        request = Request(PROMPT, GREEDY, pruning=switched(1, pruning))
+        with pytest.raises(UsageError, match="--pruning off"):
+            reply(context, steps, request, 3)
 
 
 def test_what_no_rule_tells_runs_on_the_host_and_the_device_goes_on() -> None:

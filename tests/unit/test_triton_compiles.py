@@ -77,9 +77,11 @@ with compiling(86) as compiled:
     warming.warm_prompts_and_steps(sizes, cpu, (2, 17))
     before = len(compiled)
     assert before > 15, before
-    model = warming._stand_in(sizes, 1, cpu)
+    one = warming._stand_in(sizes, 1, cpu)
+    config = replace(one.config, num_layers=2)
+    model = replace(one, config=config, layers=[*one.layers, replace(one.layers[0], index=1)])
     context = Context(model, 1111)
-    for pruning in (NO_PRUNING, OdpPruning((0.5,), (1.0,))):
+    for pruning in (NO_PRUNING, OdpPruning((0.5,) * 2, (1.0,) * 2)):
         for lengths in ([1, 1, 3], [17, 33], [40, 1, 19]):
             context.forget()
             for tokens in lengths:

@@ -1,18 +1,16 @@
-"""Triton's norms, rotary positions and routing in its interpreter, against the general path."""
+"""Triton's norms and rotary positions in its interpreter, against the general path."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="no build of triton for this platform")
 
-from engine.attention import AttentionStatistics, Rope
+from engine.attention import Rope
 from engine.cache import KVCache
 from engine.config import MIXTRAL_8X7B
-from engine.kernels.triton import elementwise, routing
-from engine.pruning import NO_PRUNING, OdpPruning, Pruning, route
+from engine.kernels.triton import elementwise
 
 
 @pytest.mark.parametrize("size", [64, 100])
@@ -50,55 +48,3 @@ def test_rope_write_is_a_rotation_and_a_write(dim: int, position: int, bits: int
     if bits == 8:
         torch.testing.assert_close(ours.key_scales, plain.key_scales)
         torch.testing.assert_close(ours.value_scales, plain.value_scales)
-
-
-@pytest.mark.parametrize(
-    ("experts", "top_k", "pruning"),
-    [
-        (8, 2, OdpPruning((0.6,), (40.0,))),
-        (8, 2, NO_PRUNING),
-        (5, 2, OdpPruning((2.0,), (math.inf,))),  # skips every second slot
-        (4, 1, NO_PRUNING),
-        (6, 3, NO_PRUNING),
-        (1, 1, NO_PRUNING),
-    ],
-)
-def test_route(experts: int, top_k: int, pruning: Pruning) -> None:
-    counts = torch.zeros(2 * experts, dtype=torch.int64)
-    expected_counts = counts.clone()
-    choice = routing.Choice(torch.empty(1, top_k, dtype=torch.int32), torch.empty(1, top_k), counts)
-    weight = torch.randn(experts, 70) * 0.1
-    rule = pruning.decode_rule(1)
-    assert rule is not None
-    threshold, quantile = torch.tensor(rule.thresholds), torch.tensor(rule.quantiles)
-    for _ in range(6):
-        x, own = torch.randn(1, 70), torch.rand(1)
-        routing.route(x, weight, threshold, quantile, own, choice)
-        seen = AttentionStatistics(own[None], own[None], decoding=True)
-        expected = pruning.prune(0, route(x @ weight.T, top_k), x, seen)
-        assert torch.equal(choice.ids.long(), expected.ids)
-        torch.testing.assert_close(choice.weights, expected.weights)
-        for expert in expected.ids.flatten().tolist():
-            expected_counts[expert if expert >= 0 else experts - 1 - expert] += 1
-    assert torch.equal(counts, expected_counts)
-    if top_k == 2 and pruning is not NO_PRUNING:
-        assert 0 < counts[experts:].sum() <= 6, "some are skipped"
-
-
-def test_of_equal_logits_the_lower_expert_comes_first() -> None:
-    choice = routing.Choice(
-        torch.empty(1, 2, dtype=torch.int64), torch.empty(1, 2), torch.zeros(8, dtype=torch.int64)
-    )
-    rule = torch.zeros(1), torch.full((1,), math.inf), torch.zeros(1)
-    routing.route(torch.ones(1, 8), torch.zeros(4, 8), *rule, choice)
-    assert choice.ids.tolist() == [[0, 1]]
-    assert choice.weights.tolist() == [[0.5, 0.5]]
-
-
-def test_what_is_no_number_goes_to_an_expert_that_there_is() -> None:
-    choice = routing.Choice(
-        torch.empty(1, 2, dtype=torch.int64), torch.empty(1, 2), torch.zeros(6, dtype=torch.int64)
-    )
-    rule = torch.zeros(1), torch.full((1,), math.inf), torch.zeros(1)
-    routing.route(torch.full((1, 8), torch.nan), torch.ones(3, 8), *rule, choice)
-    assert all(-3 <= expert < 3 for expert in choice.ids[0].tolist())

@@ -11,7 +11,7 @@ from engine.decoding.state import DecodeState
 from engine.decoding.step import DecodeStep
 from engine.model import Model
 from engine.protocol import SamplingOptions
-from engine.pruning import DecodeRule
+from engine.pruning import DecodeRule, OtpRule
 from tests.triton_compile import run_compiler
 from tests.unit.packed_models_for_tests import Shape, random_model
 from tests.unit.test_device_steps import DRAWN, assert_draws_like_the_host
@@ -37,10 +37,20 @@ def stepped(model: Model, triton: bool, rule: DecodeRule) -> tuple[DecodeState, 
     return state, cache
 
 
-@pytest.mark.parametrize("rotated", [False, True])
-def test_a_step_of_triton_kernels_does_what_the_plain_one_does(rotated: bool) -> None:
-    model = random_model(replace(SMALL, rotated=rotated))
-    rule = DecodeRule((0.9, 0.9), (1e9, 12.0))
+ODP = DecodeRule((0.9, 0.9), (1e9, 12.0))
+ROUTERS = torch.linspace(-1, 1, 2 * 2 * 35).sin().view(2, 2, 35)
+OTP = replace(DecodeRule.skipping_nothing(2), otp=OtpRule(ROUTERS, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "rule"),
+    [(SMALL, ODP), (replace(SMALL, rotated=True, top_k=3), OTP)],
+    ids=["ODP", "OTP, rotated"],
+)
+def test_a_step_of_triton_kernels_does_what_the_plain_one_does(
+    shape: Shape, rule: DecodeRule
+) -> None:
+    model = random_model(shape)
     (ours, our_cache), (plain, plain_cache) = (stepped(model, kind, rule) for kind in (True, False))
     assert torch.equal(ours.ring, plain.ring), "tokens and counts of every step"
     halves = ours.ring[:2, 1:].view(2, -1, 2, model.config.num_experts)  # [2, L, run or not, E]
