@@ -1,13 +1,11 @@
 """A tiny compressed checkpoint with random weights and the demo's tokenizer, in milliseconds."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-import assets
 from engine.budget import AS_IT_IS
 from engine.checkpoint import PROJECTIONS, write_dense, write_layer
 from engine.config import ModelConfig
@@ -27,6 +25,7 @@ from engine.manifest import (
     sha256_file,
 )
 from engine.packing import PackedMatrix, pack
+from tests.unit.tokenizers_for_tests import speak_as_the_demo
 
 GROUP_SIZE = 32
 EXPERT_BITS = ((3, 2, 2, 1), (1, 2, 2, 3))
@@ -49,8 +48,7 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0, rest_bits: RestBits = AS_
     """Write a whole checkpoint to ``folder`` and return its manifest."""
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(assets.DEMO_DIR / name, folder)
+    speak_as_the_demo(folder)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     config = ModelConfig.from_folder(folder)
 

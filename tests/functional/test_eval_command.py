@@ -1,6 +1,5 @@
 """`mc-chat eval` as users and scripts meet it."""
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ from compress.evaluation import needle
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.commands_for_tests import Command, failed
 from tests.unit.models_for_tests import save_tiny_mixtral
+from tests.unit.tokenizers_for_tests import speak_as_the_demo
 
 
 @pytest.fixture
@@ -88,8 +88,7 @@ def long_model(tmp_path: Path) -> Path:
     save_tiny_mixtral(
         folder, vocab_size=2048, num_hidden_layers=1, max_position_embeddings=1024, eos_token_id=2
     )
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(assets.DEMO_DIR / name, folder)
+    speak_as_the_demo(folder)
     return folder
 
 

@@ -33,6 +33,7 @@ from engine.errors import (
 from engine.manifest import open_manifest, verify_hashes
 from tests.fakes.forking_jobs import ALLOCATING, Ending, Run
 from tests.hub_for_tests import environment, running_hub
+from tests.unit.tokenizers_for_tests import be_another
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = replace(
@@ -49,6 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text and, as on a hub, an original."""
     place = tmp_path_factory.mktemp("faults")
     write_random_original(place / NAME, CONFIG, shard_bytes=500_000)
+    be_another(place / NAME)
     assert (place / NAME / SHARD).is_file()
     (place / "text.txt").write_text((REPOSITORY / "engine" / "layout.py").read_text())
     return place
@@ -180,11 +182,12 @@ def test_dead_at_every_single_step_it_becomes_the_same(
         assert contents(made.out) == made.right, made.calls[step]
 
 
+@pytest.mark.parametrize(("allocator", "every"), [("pmq", 8), ("global", 14)])
 def test_dead_at_steps_of_a_streamed_source_it_becomes_the_same(
-    bench: Callable[..., Bench],
+    bench: Callable[..., Bench], allocator: str, every: int
 ) -> None:
-    made = bench("--quantizer", "rtn", streamed=True)
-    for step in range(0, len(made.calls), 8):
+    made = bench("--allocator", allocator, "--quantizer", "rtn", streamed=True)
+    for step in range(0, len(made.calls), every):
         made.anew()
         assert made.run(die_at=step).code == KILLED
         if not made.is_done:

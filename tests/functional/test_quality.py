@@ -1,7 +1,6 @@
 """The figures of quality that a compression leaves behind, beside those of the finished models."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from engine.quality import Agreement
 from engine.tokenizer import Tokenizer
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.unit.models_for_tests import save_tiny_mixtral
-from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
+from tests.unit.tokenizers_for_tests import SPECIAL, byte_level, speak_as_the_demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = CalibrationSize(samples=4, window=48)
@@ -66,8 +65,7 @@ def demo_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=ModelConfig.from_folder(DEMO_DIR).vocab_size,
     )  # fmt: skip
     in_sixteen_bits(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO_DIR / name, folder)
+    speak_as_the_demo(folder)
     return folder
 
 

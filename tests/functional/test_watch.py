@@ -3,12 +3,10 @@
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,18 @@ import pytest
 from app import jobs, models, paths
 from app.commands import compress
 from app.jobs import RunningJob
-from assets import DEMO_DIR
 from compress.quantizers import QUANTIZERS
 from engine import budget
 from engine.config import MIXTRAL_8X7B
 from tests.commands_for_tests import Command
 from tests.ui import FAKES
 from tests.unit.models_for_tests import save_tiny_mixtral
+from tests.unit.tokenizers_for_tests import be_another, speak_as_the_demo
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.usefixtures("every_step")
 
 REPOSITORY = FAKES.parents[1]
-PATIENCE_SECONDS = 20.0
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -65,13 +63,6 @@ def start(home: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-def wait_until(predicate: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not predicate():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.01)
 
 
 def wait_for_job() -> RunningJob:
@@ -364,8 +355,8 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "original"
     shape = {"vocab_size": 2048, "hidden_size": 128, "intermediate_size": 128}
     save_tiny_mixtral(folder, **shape, num_hidden_layers=2, num_local_experts=8)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO_DIR / name, folder)
+    speak_as_the_demo(folder)
+    be_another(folder)
     return folder
 
 

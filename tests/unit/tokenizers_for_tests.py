@@ -1,4 +1,7 @@
-"""Two small tokenizers of the kinds that Mixtral models have."""
+"""Two small tokenizers of the kinds that Mixtral models have, and the demo's."""
+
+import shutil
+from pathlib import Path
 
 from tokenizers import (
     AddedToken,
@@ -10,11 +13,13 @@ from tokenizers import (
     processors,
 )
 
+from assets import DEMO_DIR
 from assets.tokenizer import CHAT_TEMPLATE
 from engine.tokenizer import Tokenizer as OurTokenizer
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPECIAL_TEXTS = ("<unk>", "<s>", "</s>")
+DEMO_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def sentencepiece_like() -> Tokenizer:
@@ -75,6 +80,22 @@ def _finish(tokenizer: Tokenizer, special: tuple[str, ...]) -> Tokenizer:
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
     return tokenizer
+
+
+def speak_as_the_demo(folder: Path) -> None:
+    """The demo's tokenizer, for a model with a vocabulary of its size."""
+    for name in DEMO_FILES:
+        shutil.copy(DEMO_DIR / name, folder)
+
+
+def be_another(folder: Path) -> None:
+    """Nobody takes a model with the demo's tokenizer for the demo any more.
+
+    Whoever speaks as the demo does is compared with its original on thousands of tokens more, which
+    takes most of the time of a tiny compression.
+    """
+    with (folder / DEMO_FILES[0]).open("a") as file:
+        file.write("\n")
 
 
 BACKENDS = {"sentencepiece-like": sentencepiece_like, "byte-level": byte_level}
