@@ -24,6 +24,7 @@ from app.history import History
 from app.idle import Idleness
 from app.jobs import JOB_COMMAND, TRANSFER_COMMAND, RunningTransfer
 from app.key_words import key_words, keys_words
+from app.keys_here import keys_here
 from app.last_used import last_used
 from app.render import safe_text
 from app.screens.chat import ChatScreen
@@ -107,9 +108,10 @@ class McChatApp(App[None]):
         self._services.history.close()
 
     def action_help(self) -> None:
-        """List the keys."""
+        """List the keys, those of the screen first; those of the chat are all commands."""
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(self._services.settings.keys))
+            here = [] if isinstance(self.screen, ChatScreen) else keys_here(self.screen)
+            self.push_screen(HelpScreen(self._services.settings.keys, here))
 
     def action_use_theme(self, name: str) -> None:
         """Change the colours, by the theme's name."""

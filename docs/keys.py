@@ -111,7 +111,7 @@ def _changeable() -> Iterator[str]:
 
 
 def _fixed() -> Iterator[str]:
-    subjects = {subject: list(lines) for subject, lines in FIXED if subject != "Set up"}
+    subjects = {subject: list(lines) for subject, lines in FIXED}
     next(iter(subjects.values())).append(ALL_COMMANDS)
     for subject, lines in subjects.items():
         yield f"## {subject}\n"

@@ -37,6 +37,8 @@ class CompareScreen(Screen[Take | None]):
     CSS_PATH = "compare.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "begin", "Ask", key_display="Enter"),
+        Binding("escape", "stop", "Stop", key_display="Esc"),
+        Binding("escape", "leave", "Back", key_display="Esc"),
         Binding("f2", "pruning", "Prune", id="pruning"),
         Binding("f8", "strength(-1)", "Less", id="weaker"),
         Binding("f9", "strength(1)", "More", id="stronger"),
@@ -47,8 +49,6 @@ class CompareScreen(Screen[Take | None]):
         Binding("down,j", "scroll(1)", "Down", show=False),
         Binding("pageup", "page(-1)", "Page up", show=False),
         Binding("pagedown", "page(1)", "Page down", show=False),
-        Binding("escape", "stop", "Stop", key_display="Esc"),
-        Binding("escape", "leave", "Back", key_display="Esc"),
     ]
 
     def __init__(

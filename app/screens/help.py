@@ -1,7 +1,10 @@
 """The keys, on one page: as they are now, also where the settings have changed them."""
 
+import textwrap
+from collections.abc import Sequence
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
@@ -39,21 +42,11 @@ FIXED: tuple[tuple[str, tuple[Line, ...]], ...] = (
             ("Esc", "back to the prompt"),
         ),
     ),
-    (
-        "Set up",
-        (
-            ("Enter", "compress the chosen size"),
-            ("Tab  Shift+Tab", "between models, context and sizes"),
-            ("Left  Right", "less or more context, or bits"),
-            ("PgUp  PgDn", "scroll, where the screen is low"),
-            ("D", "plan for another device"),
-            ("C", "plan for another context"),
-            ("Esc", "back to the chat"),
-            ("Ctrl+R", "look at the machine again"),
-        ),
-    ),
 )
 """What no command has and no setting changes."""
+
+_WORDS_AT, _NARROWEST = 23, 12
+"""The column of what a key does, and how narrow that becomes."""
 
 ALL_COMMANDS: Line = ("Ctrl+P", "all commands; or write / and a name")
 
@@ -66,36 +59,51 @@ class HelpScreen(ModalScreen[None]):
         ("escape,q,question_mark,f1,enter", "dismiss", "Close")
     ]
 
-    def __init__(self, chosen: dict[str, str]) -> None:
-        """``chosen``: the keys of the settings, by the names of `app.key_names`."""
+    def __init__(self, chosen: dict[str, str], here: Sequence[Line] = ()) -> None:
+        """``chosen``: the keys of the settings, by the names of `app.key_names`; ``here``: those of
+        the screen below, where it is not the chat."""
         super().__init__()
         self._chosen = chosen
+        self._here = list(here)
 
     def compose(self) -> ComposeResult:
         """One block of keys per subject."""
         with VerticalScroll(classes="dialog") as dialog:
             dialog.border_title = "Keys"
             dialog.border_subtitle = "Esc closes"
-            yield Static(_page(self._chosen))
+            yield Static(id="page")
+
+    def on_resize(self, event: events.Resize) -> None:
+        """What stands beside a key stays beside it."""
+        self.call_after_refresh(self._draw)
+
+    def _draw(self) -> None:
+        page = self.query_one("#page", Static)
+        page.update(_page(self._chosen, self._here, page.content_size.width))
 
 
-def _page(chosen: dict[str, str]) -> Content:
+def _page(chosen: dict[str, str], here: list[Line], width: int) -> Content:
     (writing, *rest) = FIXED
-    subjects: dict[str, list[Line]] = {writing[0]: list(writing[1])}
+    subjects: dict[str, list[Line]] = {"Here": here} if here else {}
+    subjects[writing[0]] = list(writing[1])
     for command in COMMANDS:
         keys = keys_words(command.keys(chosen))
         line = (keys or f"/{command.name}", command.words)
         subjects.setdefault(command.subject, []).append(line)
     subjects[COMMANDS[-1].subject].insert(0, ALL_COMMANDS)
     subjects |= {subject: list(lines) for subject, lines in rest}
-    blocks = [_block(subject, lines) for subject, lines in subjects.items()]
+    blocks = [_block(subject, lines, width) for subject, lines in subjects.items()]
     return Content("\n\n").join(blocks)
 
 
-def _block(subject: str, lines: list[Line]) -> Content:
-    return Content("\n").join(
-        [
-            Content.styled(subject, "bold $primary"),
-            *(Content.assemble((f"  {key:<21}", "bold"), (what, "$quiet")) for key, what in lines),
-        ]
-    )
+def _block(subject: str, lines: list[Line], width: int) -> Content:
+    beside = [
+        Content.assemble((f"  {key:<{_WORDS_AT - 2}}", "bold"), (_wrapped(what, width), "$quiet"))
+        for key, what in lines
+    ]
+    return Content("\n").join([Content.styled(subject, "bold $primary"), *beside])
+
+
+def _wrapped(words: str, width: int) -> str:
+    lines = textwrap.wrap(words, max(width - _WORDS_AT, _NARROWEST))
+    return f"\n{'':{_WORDS_AT}}".join(lines)
