@@ -7,7 +7,7 @@ from app import models, paths
 from app.catalogue import ReadyBuild, ready_builds
 from assets import DEMO_DIR
 from compress import projection
-from compress.quantizer_names import DEFAULT_QUANTIZER, sweeps_of
+from compress.quantizer_names import DEFAULT_QUANTIZER, is_rotated, sweeps_of
 from engine.budget import GROUP_SIZE, STORED_BYTES, DeviceKind
 from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.errors import SourceError
@@ -20,8 +20,8 @@ _WIDE = 1024
 """What a job calibrates on, windows of so many tokens, and from which hidden size on a processor
 takes fewer: as in `compress.calibration`, which takes a second to import."""
 
-_WIDTHS = 3
-"""At which experts are tried."""
+_WIDTHS, _PASSES = 3, 2
+"""At which experts are tried, and how often the layers are gone through, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,32 @@ class SourceChoice:
             samples, window = _WINDOWS
         return samples, min(window, self.config.max_context)
 
-    def disk_bytes(self, bits: float, kind: DeviceKind) -> int:
-        """What a job of this width needs on the disk while it works, at most."""
+    def disk_bytes(self, bits: float, kind: DeviceKind, stay: projection.Stay = "streamed") -> int:
+        """What a job of this width needs on the disk while it works, at most, where what is
+        downloaded stays there so long."""
         if self.build:
             return self.build.bytes
-        shard = projection.SHARD_BYTES if isinstance(self.source, str) else 0
+        total = self.download_bytes
+        download = projection.Download(total, min(total, projection.SHARD_BYTES))
         samples, window = self.calibration(kind)
-        return projection.disk_bytes(self.config, bits, GROUP_SIZE, samples * window, shard)
+        rotated = is_rotated(DEFAULT_QUANTIZER)
+        experts = projection.expert_bytes(self.config, bits, GROUP_SIZE, rotated)
+        return projection.disk_bytes(
+            self.config, experts, GROUP_SIZE, samples * window, download, stay
+        )
+
+    def missing_disk(self, bits: float, kind: DeviceKind, free: int) -> int:
+        """Bytes of disk, beside the ``free`` ones, without which a job reads the hub twice."""
+        if self.build or not self.download_bytes:
+            return 0
+        return projection.missing_bytes(self.disk_bytes(bits, kind, "held"), free)
 
     def typical_hours(self) -> float:
         """Of computing on the two processor cores whose speed is known; any other machine is
         measured when a job begins."""
         samples, window = self.calibration("cpu")
         sweeps = sweeps_of(DEFAULT_QUANTIZER)
-        work = projection.layer_work(self.config, samples, window, _WIDTHS, sweeps)
+        work = projection.layer_work(self.config, samples, window, _WIDTHS, sweeps, _PASSES)
         seconds = sum(part.seconds(projection.TYPICAL_SPEED) for part in work.values())
         return self.config.num_layers * seconds / 3600
 

@@ -19,6 +19,7 @@ from compress.hub import (
     unheard,
 )
 from compress.progress import Transfer
+from compress.projection import NETWORK_BYTES_PER_SECOND, Download, Stay
 from compress.source import Source, open_folder, reading_order, tensor_names
 from compress.workspace import SOURCE_FOLDER, partial_folder
 from engine.config import ModelConfig
@@ -125,28 +126,38 @@ def is_streamed(source: Source) -> bool:
     return isinstance(source.shards, HubShards)
 
 
-def passes_message(source: Source, passes: int, keep: bool) -> str:
-    """What several passes over a source mean, one line for people."""
-    times = {2: "twice"}.get(passes, f"{passes} times")
+def hold(source: Source) -> None:
+    """Have what is downloaded stay until the last pass has read it."""
+    assert isinstance(source.shards, HubShards)
+    source.shards.hold()
+
+
+def passes_message(download: Download, passes: int, stay: Stay, missing: int) -> str:
+    """What several passes over a download mean, one line for people; ``missing`` bytes of disk
+    would make it one download."""
     needs = f"needs {passes} passes over the source"
-    if not is_streamed(source):
-        return f"{needs}: reads it {times}"
-    total, _ = weight_bytes(source)
-    if keep:
-        return f"{needs}: keeps it, {total / 1e9:.1f} GB, for the later ones"
+    total = f"{download.total / 1e9:.1f} GB"
+    if stay == "kept":
+        return f"{needs}: downloads it once and keeps it, {total}"
+    if stay == "held":
+        return f"{needs}: downloads it once, {total}, and keeps it on the disk in between"
+    times = {2: "twice"}.get(passes, f"{passes} times")
+    more = (passes - 1) * download.total
+    hours = more / NETWORK_BYTES_PER_SECOND / 3600
     return (
-        f"{needs}: downloads it {times}, {passes * total / 1e9:.1f} GB in all; --keep-source "
-        "would keep it"
+        f"{needs}: downloads it {times}, {passes * download.total / 1e9:.1f} GB in all, since the "
+        f"disk has no room to keep it in between ({missing / 1e9:.1f} GB more would do): that is "
+        f"{hours:.1f} hours more at 100 Mbit/s"
     )
 
 
-def weight_bytes(source: Source) -> tuple[int, int]:
-    """Bytes of the weights that are downloaded: all, and the largest file."""
+def download_of(source: Source) -> Download:
+    """What is downloaded of its weights."""
     if not is_streamed(source):
-        return 0, 0
+        return Download()
     repository = open_repository(source.repository, source.folder, offline=True)
     sizes = [repository.file(name).size for name in set(source.weight_map.values())]
-    return sum(sizes), max(sizes)
+    return Download(sum(sizes), max(sizes))
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -134,7 +134,6 @@ class Passes:
         self._report.layer("allocate", done, 0.0, "spreading the bits over all layers")
         widths = self._all_widths(journal.scores)
         full, quantized = self._store("full"), self._store("quantized")
-        compared = compared and (not done or full.has(done))  # else another kind of run began it
         exact = self._stream(full, done) if compared else None
         rounded = self._stream(quantized, done)
         for index in self._layers[done:]:

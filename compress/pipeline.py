@@ -33,8 +33,9 @@ from compress.calibration import Calibration, CalibrationSize, calibrate, calibr
 from compress.passes import ONE_PASS, TWO_PASSES, Method, Passes
 from compress.placement import check_memory, choose_placement, say_when_out_of_memory
 from compress.progress import Listener, Stage
+from compress.projection import Stay
 from compress.quality import agreement, heldout_ends
-from compress.quantizer_names import DEFAULT_QUANTIZER, is_rotated, reads_no_text, sweeps_of
+from compress.quantizer_names import DEFAULT_QUANTIZER, reads_no_text, sweeps_of
 from compress.quantizers import quantizer, scoring_quantizer
 from compress.reporter import Reporter
 from compress.result import write_manifest, write_rest
@@ -45,6 +46,7 @@ from compress.workspace import (
     check_free,
     check_out,
     finish_publishing,
+    free_bytes,
     open_workspace,
     say_when_full,
 )
@@ -210,25 +212,43 @@ class _Compression:
         return calibrate(self._source, job.text, self._size, job.seed, job.offline)
 
     def _check_disk(self) -> None:
-        job, config = self._job, self._source.config
-        total, largest = opening.weight_bytes(self._source)
-        kept = total if job.keep_source else 0
-        tokens = self._size.samples * self._size.window
-        needed = projection.disk_bytes(
-            config, job.bits, job.group_size, tokens, largest, kept,
-            RestBits(job.router_bits, job.head_bits), is_rotated(job.quantizer),
-        )  # fmt: skip
-        check_free(job.out, needed, self._source.folder if kept else None)
-        if job.passes > 1:
-            message = opening.passes_message(self._source, job.reads, job.keep_source)
-            self._report.check(0.0, message)
+        """See that the job fits, and have shards stay between two passes where they fit, too."""
+        job, source = self._job, self._source
+        download = opening.download_of(source)
+        tokens, rest = self._size.samples * self._size.window, self._method.rest
+        experts = self._expert_bytes()
+
+        def needed(stay: Stay) -> int:
+            return projection.disk_bytes(
+                source.config, experts, job.group_size, tokens, download, stay, rest
+            )
+
+        stay: Stay = "kept" if job.keep_source else "streamed"
+        is_kept = job.keep_source and download.total
+        free = free_bytes(job.out, source.folder if is_kept else None)
+        check_free(job.out, needed(stay), free)
+        if job.reads == 1 or not download.total:
+            return
+        missing = projection.missing_bytes(needed("held"), free)
+        if stay == "streamed" and not missing:
+            stay = "held"
+            opening.hold(source)
+        self._report.check(0.0, opening.passes_message(download, job.reads, stay, missing))
+
+    def _expert_bytes(self) -> int:
+        """What the experts of all layers will take."""
+        job, method = self._job, self._method
+        if isinstance(method.budget, ModelBudget):
+            return method.budget.bytes
+        rotated = method.quantize.rotated
+        return projection.expert_bytes(self._source.config, job.bits, job.group_size, rotated)
 
     def _forecast(self) -> dict[Stage, float]:
         """Seconds of each stage of a layer; says what the job will take."""
         config, job, method = self._source.config, self._job, self._method
         samples, window = self._size.samples, self._size.window
         work = projection.layer_work(
-            config, samples, window, len(method.widths), sweeps_of(job.quantizer)
+            config, samples, window, len(method.widths), sweeps_of(job.quantizer), job.passes
         )
         if config.hidden_size < SMALLEST_SHARED:
             # It would be done before the machine has been measured.

@@ -4,7 +4,9 @@ The formulas are explained in docs/compressing.md; benchmarks/compress_layer.py 
 what is measured.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from compress.progress import Stage
 from compress.rounding_memory import quantizer_bytes
@@ -35,6 +37,35 @@ More would cost time in proportion, and say little more about the layer."""
 SHARD_BYTES = 5 * 10**9
 """The size that transformers cuts shards to, at most, unless told otherwise."""
 
+NETWORK_BYTES_PER_SECOND = 100e6 / 8
+"""What hours of downloading are said for: 100 Mbit/s."""
+
+ROOM = 0.9
+"""Shards stay between two passes where that leaves a tenth of the free disk alone: it is not ours
+alone, and what it costs otherwise is a second download, not the job."""
+
+Stay = Literal["streamed", "held", "kept"]
+"""How long a downloaded shard is on the disk: while a pass needs it, until the last one has, or for
+good."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """The shards of a source: bytes of all, and of the largest; 0 where they are here already."""
+
+    total: int = 0
+    largest: int = 0
+
+    def beside(self, result: int, stay: Stay) -> int:
+        """Bytes of shards and result at the peak. Shards that are held go behind the last pass, so
+        that most are gone before most of the result is there."""
+        two = min(2 * self.largest, self.total)
+        if stay == "kept":
+            return self.total + result
+        if stay == "streamed" or not self.total:
+            return two + result
+        return max(two + result, self.total + result * two // self.total)
+
 
 def stream_bytes(tokens: int, width: int) -> int:
     """One calibration stream of so many tokens of a hidden size, as it is kept."""
@@ -55,25 +86,34 @@ def others_for(routed: int, width: int, tokens: int) -> int:
     return max(0, min(missing, max(routed, FEWEST_OTHERS), tokens))
 
 
+def expert_bytes(config: ModelConfig, nominal_bits: float, group_size: int, rotated: bool) -> int:
+    """What the experts of all layers take at this mean width."""
+    widths = budget.spread_bits(nominal_bits, config.num_experts)
+    return config.num_layers * budget.expert_bytes(config, widths, group_size, rotated)
+
+
 def disk_bytes(
     config: ModelConfig,
-    nominal_bits: float,
+    experts: int,
     group_size: int,
     tokens: int,
-    largest_shard: int = 0,
-    kept_source: int = 0,
+    download: Download,
+    stay: Stay,
     rest: RestBits = budget.AS_IT_IS,
-    rotated: bool = False,
 ) -> int:
-    """What a job needs on the disk at its peak: the result, two shards while they are streamed
-    (``largest_shard`` 0 for a source that is on the disk already) or, with ``kept_source``, all of
-    them, and the calibration streams in two generations, one while the next is written."""
-    widths = budget.spread_bits(nominal_bits, config.num_experts)
-    experts = config.num_layers * budget.expert_bytes(config, widths, group_size, rotated)
+    """What a job needs on the disk at its peak: the result, with ``experts`` bytes of experts, the
+    shards of ``download`` that are there beside it, and the calibration streams in two
+    generations, one while the next is written."""
     result = budget.dense_bytes(config, group_size, "cuda", rest) + experts
     ends = 2 * config.vocab_size * config.hidden_size * budget.STORED_BYTES
-    source = max(2 * largest_shard, kept_source)
-    return result + ends + source + 2 * 2 * stream_bytes(tokens, config.hidden_size)
+    streams = 2 * 2 * stream_bytes(tokens, config.hidden_size)
+    return download.beside(result, stay) + ends + streams
+
+
+def missing_bytes(needed: int, free: int) -> int:
+    """What must be free beside the ``free`` bytes of a disk before shards stay on it between two
+    passes, ``needed`` bytes in all; 0 where they do."""
+    return max(0, math.ceil(needed / ROOM) - free)
 
 
 STREAMS = 3
@@ -208,8 +248,10 @@ def layer_work(
     window: int,
     widths: int,
     sweeps: tuple[int, int],
+    passes: int,
 ) -> dict[Stage, Work]:
-    """What one layer costs: its attention, then scoring at ``widths`` widths, then quantizing.
+    """What one layer costs: its attention, then scoring at ``widths`` widths, then quantizing, in
+    the second of two ``passes`` beside the original's layer once more.
 
     ``sweeps`` as of `compress.quantizer_names.sweeps_of`. Tokens are taken to spread evenly over
     the experts.
@@ -226,11 +268,13 @@ def layer_work(
     )
     score = _expert(config, tokens, widths, sweeps[0]) if widths else Work()
     exact = _forward(config, tokens, 1 + widths)
+    again = attention + _forward(config, tokens, 1)
     return {
         "calibrate": attention,
         "score": score.times(config.num_experts) + exact,
         "quantize": (
             attention.times(3)
+            + again.times(passes - 1)
             + quantized_attention
             + _expert(config, tokens, 1, sweeps[1]).times(config.num_experts)
             + _shared(config, tokens, sweeps[1])

@@ -133,16 +133,17 @@ def check_out(out: Path, restart: bool) -> None:
         raise UsageError(f"{out} exists already: choose another --out, or replace it by --restart")
 
 
-def check_free(out: Path, needed: int, kept_source: Path | None = None) -> None:
-    """See that ``needed`` bytes fit beside ``out``, counting what an unfinished run holds, there
-    and in ``kept_source``, the folder of a source that is downloaded and stays.
-
-    Raises DiskFullError.
-    """
+def free_bytes(out: Path, kept_source: Path | None = None) -> int:
+    """What a run that makes ``out`` may take of the disk: what is free, and what an unfinished run
+    holds, there and in ``kept_source``, the folder of a source that is downloaded and stays."""
     folders = [partial_folder(out)] + ([kept_source] if kept_source else [])
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     held = sum(path.stat().st_size for path in files)
-    free = shutil.disk_usage(out.parent).free + held
+    return shutil.disk_usage(out.parent).free + held
+
+
+def check_free(out: Path, needed: int, free: int) -> None:
+    """Raise DiskFullError where ``needed`` bytes are more than the ``free`` ones for ``out``."""
     if free < needed:
         raise DiskFullError(
             f"compressing into {out.parent} needs {needed:,} bytes and {free:,} are free: "

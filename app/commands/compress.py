@@ -7,7 +7,7 @@ from pathlib import Path
 from app import sources
 from app.arguments import Commands, add_json, positive, print_json, size
 from app.commands.models import facts, quality_lines, table
-from app.commands.plan import card, source_config
+from app.commands.plan import card, planned
 from app.following import compress_here
 from app.jobs import Job
 from app.progress_line import ProgressLine
@@ -144,7 +144,7 @@ def _where(text: str, bits: float) -> tuple[Path | str, Path]:
 def _size(options: argparse.Namespace) -> _Size:
     if options.vram is None:
         return _Size(_DEFAULT_BITS if options.bits is None else options.bits)
-    config = source_config(options.source)
+    config = planned(options.source).config
     device = card(options.vram)
     group_size = options.group_size or budget.GROUP_SIZE
     made_with = options.quantizer or DEFAULT_QUANTIZER

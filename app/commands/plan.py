@@ -7,7 +7,9 @@ from pathlib import Path
 from app import models, paths, settings, sources, units
 from app.arguments import Commands, add_json, add_kv_bits, positive, print_json, size
 from app.device_words import memory_words
+from app.job_words import needs, needs_words
 from app.render import safe_text
+from app.sources import SourceChoice
 from compress.plan import Choice, PaperScore, Plan, plan
 from engine.budget import CUDA_CONTEXT_BYTES
 from engine.config import ModelConfig
@@ -41,15 +43,20 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table of choices."""
-    config = source_config(options.source)
+    source = planned(options.source)
     device, others = _devices(options.device, options.vram)
     preferred = models.DEMO_BITS if options.source == models.DEMO else None
     kv_bits = options.kv_bits or settings.load(paths.settings_file()).kv_bits
-    result = plan(config, device, options.context, preferred, others, kv_bits=kv_bits)
+    result = plan(source.config, device, options.context, preferred, others, kv_bits=kv_bits)
+    best = result.recommended
     if options.json:
-        print_json(dataclasses.asdict(result))
+        needed = needs(source, best.nominal_bits, result.device.kind) if best else None
+        making = dataclasses.asdict(needed) if needed else None
+        print_json(dataclasses.asdict(result) | {"making": making})
     else:
         print(_table(options.source, result))
+        for line in needs_words(source, best.nominal_bits, result.device.kind) if best else []:
+            print(safe_text(line))
 
 
 def _devices(name: str | None, vram: int | None) -> tuple[Device, tuple[Device, ...]]:
@@ -64,17 +71,19 @@ def _devices(name: str | None, vram: int | None) -> tuple[Device, tuple[Device, 
     return device, devices.detect()
 
 
-def source_config(source: str) -> ModelConfig:
-    """The shape of a source; at most its config.json is downloaded, and a folder needs no more.
+def planned(source: str) -> SourceChoice:
+    """A source as far as a plan needs it; at most its config.json is downloaded, and a folder
+    needs no more.
 
     Raises SourceError, NetworkError, HubError.
     """
     folder = Path(source).expanduser()
     if source != models.DEMO and folder.is_dir():
-        return ModelConfig.from_folder(folder)
+        name = folder.resolve().name
+        return SourceChoice(name, name, ModelConfig.from_folder(folder), folder)
     if source != models.DEMO and not sources.is_repository(source):
         raise SourceError(f"there is no folder {source}; name a folder, a hub repository or demo")
-    return sources.named(source).config
+    return sources.named(source)
 
 
 def card(free_bytes: int) -> Device:

@@ -262,8 +262,12 @@ def test_plan_needs_no_network_and_has_the_promised_keys(mc_chat: Command) -> No
             "paper_score",
         }
     assert found["choices"][-1]["fits"] is True
+    making = found["making"]
+    assert making["download_bytes"] > 90e9
+    assert making["downloads"] == (2 if making["missing_disk_bytes"] else 1)
     tight = mc_chat("plan", "--vram", "8GB", "--json").json
     assert tight["recommended"] is None
+    assert tight["making"] is None
 
 
 def test_plan_prints_a_table_with_the_recommended_row(mc_chat: Command, original: Path) -> None:
@@ -271,6 +275,7 @@ def test_plan_prints_a_table_with_the_recommended_row(mc_chat: Command, original
     recommended = next(line for line in result.out.splitlines() if line.startswith(">"))
     assert recommended.split()[1] == "3.25"
     assert "5.91" in result.out
+    assert "GB of disk while it works" in result.out
     assert mc_chat("plan", "demo").out.startswith("demo on ")
     assert mc_chat("plan", original, "--vram", "1GB").code == 0
 

@@ -261,7 +261,8 @@ def test_the_card_names_what_is_packed(job: CompressJob) -> None:
 
 def test_disk_and_memory_are_projected_with_it() -> None:
     def disk(rest: RestBits) -> int:
-        return projection.disk_bytes(MIXTRAL_8X7B, 2.5, 128, 8192, rest=rest)
+        download = projection.Download()
+        return projection.disk_bytes(MIXTRAL_8X7B, 0, 128, 8192, download, "streamed", rest)
 
     saved = disk(RestBits()) - disk(RestBits(head=8))
     assert saved == 32_000 * 4096 * (16 - 8 - 32 / 128) / 8

@@ -442,6 +442,42 @@ def test_a_layer_on_two_shards_reads_them_in_turns(hub: Hub, folder: Path) -> No
     assert hub.bytes_sent == (len(SHARDS) + 2) * SIZE
 
 
+def test_held_shards_stay_until_the_last_pass_is_behind_them(hub: Hub, folder: Path) -> None:
+    with shards(folder, passes=3) as source:
+        source.hold()
+        for left in (3, 2, 1):
+            source.begin_pass(left)
+            for place, name in enumerate(SHARDS):
+                assert source.fetch(name).read_bytes() == original(hub, name)
+                source.done_with(name)
+                if left == 1:
+                    assert on_disk(folder) == set(SHARDS[place + 1 :])
+            if left > 1:
+                assert on_disk(folder) == set(SHARDS)
+    assert hub.bytes_sent == len(SHARDS) * SIZE
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_run_that_goes_on_in_the_last_pass_brings_nothing_for_another(
+    hub: Hub, folder: Path, held: bool
+) -> None:
+    with shards(folder, keep=True) as source:
+        for name in SHARDS:
+            source.fetch(name)
+    sent = hub.bytes_sent
+    with shards(folder, passes=2) as source:
+        if held:
+            source.hold()
+        source.begin_pass(1)
+        for place in (2, 3):
+            source.fetch(SHARDS[place])
+            assert on_disk(folder) == set(SHARDS[place:])
+            source.done_with(SHARDS[place])
+        time.sleep(0.05)
+        assert on_disk(folder) == set()
+    assert hub.bytes_sent == sent
+
+
 def test_more_than_two_shards_at_once_are_no_deadlock(hub: Hub, folder: Path) -> None:
     with shards(folder) as source:
         for name in SHARDS[:3]:

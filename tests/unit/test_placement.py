@@ -39,8 +39,25 @@ def test_the_paper_s_calibration_fits_a_3090() -> None:
     """As the README says of one 24 GB card, by prediction."""
     assert projection.device_bytes(MIXTRAL_8X7B, TOKENS) < 0.5 * GPU.total_bytes
     assert projection.host_bytes(MIXTRAL_8X7B, TOKENS, "cuda") < 32 * 10**9
-    disk = projection.disk_bytes(MIXTRAL_8X7B, 2.5, 128, TOKENS, largest_shard=5 * 10**9)
-    assert disk < 40 * 10**9
+    experts = projection.expert_bytes(MIXTRAL_8X7B, 2.5, 128, rotated=True)
+    download = projection.Download(total=93 * 10**9, largest=5 * 10**9)
+
+    def disk(stay: projection.Stay) -> int:
+        return projection.disk_bytes(MIXTRAL_8X7B, experts, 128, TOKENS, download, stay)
+
+    assert disk("streamed") < 36 * 10**9
+    assert disk("held") < 105 * 10**9
+    assert disk("kept") < 120 * 10**9
+
+
+def test_shards_that_are_held_go_while_the_result_grows() -> None:
+    """The peak against a count, layer by layer, of what is there: four layers on eight shards."""
+    for result in (8, 40, 80):
+        download = projection.Download(total=80, largest=10)
+        there = [80 - 20 * layer + result * (layer + 1) // 4 for layer in range(4)]
+        assert max(there) <= download.beside(result, "held") <= max(80, result) + 20
+    assert projection.Download().beside(5, "held") == 5
+    assert projection.Download(total=10, largest=10).beside(5, "streamed") == 15
 
 
 def test_too_little_memory_is_said_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from app import job_words, sources
+from app.units import size
 from assets import DEMO_DIR
 from compress.calibration import calibration_size
 from compress.source import Source, open_folder
@@ -49,6 +50,8 @@ def test_mixtral_comes_from_the_hub_and_fits_the_disk_that_was_promised() -> Non
     needed = mixtral.disk_bytes(2.5, "cuda")
     assert result + 10 * GB < needed < 40 * GB
     assert mixtral.disk_bytes(2.5, "cpu") < needed - 8 * GB
+    held = mixtral.disk_bytes(2.5, "cuda", "held")
+    assert mixtral.download_bytes + 8.6 * GB < held < mixtral.download_bytes + 12 * GB
     assert sources.named(sources.MIXTRAL_REPOSITORY) == mixtral
 
 
@@ -72,12 +75,24 @@ def test_the_hours_grow_with_what_is_computed() -> None:
 
 def test_what_is_said_before_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MC_CHAT_HOME", str(tmp_path))
-    monkeypatch.setattr(job_words, "free_disk", lambda folder: 20 * GB)
-    download, disk, hours = job_words.job_words(sources.mixtral(), 2.5, "cuda")
+    mixtral = sources.mixtral()
+    held, streamed = (mixtral.disk_bytes(2.5, "cuda", stay) for stay in ("held", "streamed"))
+
+    def said(free: int) -> list[str]:
+        monkeypatch.setattr(job_words, "free_disk", lambda folder: free)
+        return job_words.job_words(mixtral, 2.5, "cuda")
+
+    least = -(-held * 10 // 9)
+    download, disk, hours = said(least)
+    assert download == "Downloads about 93.4 GB from the hub, and keeps none of it."
+    assert disk == f"Needs up to {size(held)} of disk while it works, of {size(least)} free."
+    download, disk, hours = said(least - 5 * GB)
+    assert "93.4 GB from the hub twice, 2.1 hours more at 100 Mbit/s: with 5.00 GB more" in download
+    assert f"up to {size(streamed)} of disk while it works, of" in disk
+    download, disk, hours = said(20 * GB)
     assert "measures the device" in hours
     hours = job_words.job_words(sources.mixtral(), 2.5, "cpu")[-1]
     assert f"About {sources.mixtral().typical_hours():.0f} hours on two cores" in hours
-    assert "93.4 GB from the hub" in download
     assert disk.startswith("✕ Needs up to")
     assert job_words.job_words(sources.demo(), 2.5, "cpu") == []
     folder = sources.mixtral().folder(2.5)
