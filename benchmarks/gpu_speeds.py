@@ -16,6 +16,7 @@ from benchmarks.random_checkpoint import random_model
 from engine.budget import KvBits
 from engine.config import ModelConfig
 from engine.counters import Counters
+from engine.decoding.adjustments import Adjustments
 from engine.decoding.fused import TritonOperations
 from engine.decoding.request import Request
 from engine.decoding.state import DecodeState
@@ -156,9 +157,10 @@ def _parts(
             )
 
     def rotations() -> None:
-        for cache in generator.cache.layers:
+        for layer, cache in zip(layers, generator.cache.layers, strict=True):
+            adjustments, place = Adjustments.of(layer.attention), state.position
             operations.rope_write(
-                a.q, a.k, a.v, state.position, model.rope.frequencies, cache, a.rotated
+                a.q, a.k, a.v, adjustments, place, model.rope.frequencies, cache, a.rotated
             )
 
     def routes() -> None:

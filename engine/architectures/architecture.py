@@ -27,14 +27,13 @@ class Traits:
     renormalised: bool = True
     shared_size: int = 0
 
-    def beyond_steps(self, on_cpu: bool) -> tuple[str, ...]:
-        """In words, what the step that decodes a token on such a device does not know."""
+    def beyond_compiled_step(self) -> tuple[str, ...]:
+        """In words, what the step that decodes a token on a processor does not know; a GPU's knows
+        all."""
         named = {
             "biases": self.qkv_bias,
             "bounded queries": self.clip is not None,
             "a shared expert": self.shared_size > 0,
-            "normed queries and keys": self.norms != "none" and not on_cpu,
-            "routing weights that do not sum to 1": not self.renormalised and not on_cpu,
         }
         return tuple(words for words, there in named.items() if there)
 

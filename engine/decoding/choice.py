@@ -26,12 +26,10 @@ def choose_steps(context: Context) -> tuple[Steps, str]:
     attention may be packed anew, see `engine.decoding.dense`.
     """
     model = context.model
-    beyond = model.config.traits.beyond_steps(model.embed.is_cpu)
-    if beyond:
-        words = " and ".join(beyond)
-        return HostSteps(context), f"token by token, layer by layer: no step knows {words}"
     if not model.embed.is_cuda:
-        return HostSteps(context), "token by token"
+        words = " and ".join(model.config.traits.beyond_compiled_step())
+        slower = f", layer by layer: no step knows {words}" if words else ""
+        return HostSteps(context), f"token by token{slower}"
     if not can_step(model):
         return HostSteps(context), "token by token: the model is not compressed"
     try:

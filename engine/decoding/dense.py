@@ -26,7 +26,7 @@ from engine.kernels.foreign import Backend
 from engine.kernels.triton import decode
 from engine.kernels.triton.products import TritonKernels
 from engine.kernels.triton.tuning import made_for
-from engine.linear import ForeignLinear, Linear, PackedLinear
+from engine.linear import ForeignLinear, Linear, PackedLinear, product_of, with_product
 from engine.model import Model
 from engine.packing import PackedMatrix, dequantize
 
@@ -192,7 +192,7 @@ def _activations(
 
 def _packed(attention: Attention) -> Matrices | None:
     """The four matrices, None where they are not all packed at 4 bits."""
-    linears = (attention.q, attention.k, attention.v, attention.o)
+    linears = [product_of(linear) for linear in attention.projections]
     held = [linear.matrix for linear in linears if isinstance(linear, PackedLinear)]
     if len(held) < len(linears) or any(matrix.shape.bits != 4 for matrix in held):
         return None
@@ -202,8 +202,9 @@ def _packed(attention: Attention) -> Matrices | None:
 
 def _packed_anew(attention: Attention, backend: Backend, dtype: torch.dtype) -> Attention:
     def foreign(linear: Linear) -> Linear:
-        assert isinstance(linear, PackedLinear)
-        return ForeignLinear(backend.pack(linear.matrix, dtype))
+        ours = product_of(linear)
+        assert isinstance(ours, PackedLinear)
+        return with_product(linear, ForeignLinear(backend.pack(ours.matrix, dtype)))
 
     return replace(
         attention,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from engine.cache import LayerCache
+from engine.decoding.adjustments import Adjustments
 from engine.decoding.state import DecodeState, LayerRule
 from engine.kernels import Arena
 from engine.kernels.triton import attention, decode, elementwise, routing, sampling
@@ -64,13 +65,14 @@ class TritonOperations:
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        adjustments: Adjustments,
         position: Tensor,
         frequencies: Tensor,
         cache: LayerCache,
         out: Tensor,
     ) -> None:
         """See `Operations.rope_write`."""
-        elementwise.rope_write(q, k, v, position, frequencies, cache, out)
+        elementwise.rope_write(q, k, v, adjustments, position, frequencies, cache, out)
 
     def decode_attention(
         self,
@@ -105,6 +107,10 @@ class TritonOperations:
     ) -> None:
         """See `Operations.experts_decode`."""
         decode.experts_decode(x, ids, weights, arena, out)
+
+    def gate(self, gate: Tensor, up: Tensor, x: Tensor, share: Tensor, out: Tensor) -> None:
+        """See `Operations.gate`."""
+        elementwise.gate(gate, up, x, share, out)
 
     def draw(self, state: DecodeState) -> None:
         """See `Operations.draw`."""

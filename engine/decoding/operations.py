@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.cache import LayerCache
+from engine.decoding.adjustments import Adjustments
 from engine.decoding.state import DecodeState, LayerRule
 from engine.kernels import Arena
 from engine.packing import PackedMatrix
@@ -50,12 +51,14 @@ class Operations(Protocol):
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        adjustments: Adjustments,
         position: Tensor,
         frequencies: Tensor,
         cache: LayerCache,
         out: Tensor,
     ) -> None:
-        """Rotate q [1, N * D] to ``out`` [N, D] and k [1, KV * D]; put k and v into the cache.
+        """Adjust q [1, N * D], k and v [1, KV * D]; rotate q to ``out`` [N, D], and k; put k and v
+        into the cache.
 
         ``position`` [1] int32; ``frequencies`` [D / 2] float32.
         """
@@ -97,6 +100,9 @@ class Operations(Protocol):
     ) -> None:
         """Weighted sum of the experts ``ids`` [1, K], those below 0 skipped, of x [1, H], to
         ``out`` [1, H]. Where the arena is rotated, x is turned already."""
+
+    def gate(self, gate: Tensor, up: Tensor, x: Tensor, share: Tensor, out: Tensor) -> None:
+        """silu(gate) * up * sigmoid(share x) to ``out``, all three [1, I]; x and share [1, H]."""
 
     def draw(self, state: DecodeState) -> None:
         """Draw ``state.token`` from the logits as `engine.sampling` does: ``picked``, or any token

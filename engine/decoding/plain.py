@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.cache import LayerCache, Stored, round_to_codes
+from engine.decoding.adjustments import Adjustments
 from engine.decoding.state import DecodeState, Drawing, LayerRule
 from engine.experts import skipped
 from engine.hadamard import rotate
@@ -69,6 +70,7 @@ class PlainOperations:
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        adjustments: Adjustments,
         position: Tensor,
         frequencies: Tensor,
         cache: LayerCache,
@@ -76,6 +78,7 @@ class PlainOperations:
     ) -> None:
         """See `Operations.rope_write`."""
         angles = position.float() * frequencies  # [D / 2]
+        q, k, v = _adjusted(q.float(), k.float(), v.float(), adjustments)
         out.copy_(_rotated(q.view(out.shape), angles))
         heads = (cache.keys.shape[1], cache.keys.shape[3])
         _put(Stored(cache.keys, cache.key_scales), _rotated(k.view(heads), angles), position)
@@ -145,6 +148,11 @@ class PlainOperations:
             total += F.linear(inner, down) * share
         out.copy_(total)
 
+    def gate(self, gate: Tensor, up: Tensor, x: Tensor, share: Tensor, out: Tensor) -> None:
+        """See `Operations.gate`."""
+        factor = F.linear(x.float(), share.float()).sigmoid()
+        out.copy_(F.silu(gate.float()) * up.float() * factor)
+
     def draw(self, state: DecodeState) -> None:
         """See `Operations.draw`."""
         drawing, logits = state.drawing, state.activations.logits[0]
@@ -157,6 +165,21 @@ class PlainOperations:
         state.ring.index_copy_(0, state.slot, row[None])
         state.slot.add_(1)
         state.counts.zero_()
+
+
+def _adjusted(
+    q: Tensor, k: Tensor, v: Tensor, adjustments: Adjustments
+) -> tuple[Tensor, Tensor, Tensor]:
+    if adjustments.biases is not None:
+        q, k, v = (x + bias for x, bias in zip((q, k, v), adjustments.biases, strict=True))
+    if adjustments.gains is not None:
+        q, k = (
+            F.rms_norm(x.view(-1, len(gain)), gain.shape, gain.float(), adjustments.eps)
+            for x, gain in zip((q, k), adjustments.gains, strict=True)
+        )
+    if adjustments.clip is not None:
+        q, k, v = (x.clamp(-adjustments.clip, adjustments.clip) for x in (q, k, v))
+    return q, k, v
 
 
 def _rotated(x: Tensor, angles: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ class Activations:
     comes out of it; ``turned`` [1, H] float32, ``normed`` as rotated experts take it; ``q``
     [1, N * D], ``k`` and ``v`` [1, KV * D] float32; ``rotated`` [N, D]; ``mixed`` [1, N * D];
     ``own`` [1] float32, the token's attention to itself; ``ids`` [1, K] int64, below 0 where
-    skipped, and ``weights`` [1, K] float32; ``logits`` [1, V] float32. The others are in the
-    model's type.
+    skipped, and ``weights`` [1, K] float32; ``logits`` [1, V] float32. Of a shared expert
+    ``shared_gate`` and ``shared_up`` [1, S] float32, its ``shared_inner`` [1, S] and what it adds,
+    ``shared_moved`` [1, H] float32; S is 0 where there is none. The others are in the model's type.
     """
 
     residual: Tensor
@@ -48,6 +49,10 @@ class Activations:
     ids: Tensor
     weights: Tensor
     logits: Tensor
+    shared_gate: Tensor
+    shared_up: Tensor
+    shared_inner: Tensor
+    shared_moved: Tensor
 
     @classmethod
     def allocate(cls, config: ModelConfig, dtype: torch.dtype, device: Place) -> "Activations":
@@ -57,7 +62,7 @@ class Activations:
             return torch.zeros(size, dtype=dtype, device=device)
 
         hidden, heads, dim = config.hidden_size, config.num_heads, config.head_dim
-        keys = config.num_kv_heads * dim
+        keys, shared = config.num_kv_heads * dim, config.traits.shared_size
         return cls(
             residual=zeros(1, hidden),
             normed=zeros(1, hidden, dtype=dtype),
@@ -72,6 +77,10 @@ class Activations:
             ids=zeros(1, config.top_k, dtype=torch.int64),
             weights=zeros(1, config.top_k),
             logits=zeros(1, config.vocab_size),
+            shared_gate=zeros(1, shared),
+            shared_up=zeros(1, shared),
+            shared_inner=zeros(1, shared, dtype=dtype),
+            shared_moved=zeros(1, hidden),
         )
 
 

@@ -1,16 +1,17 @@
 """One token through the whole model and the next one drawn, without the host knowing either."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.attention import Attention
 from engine.cache import KVCache, LayerCache
+from engine.decoding.adjustments import Adjustments
 from engine.decoding.operations import Operations
 from engine.decoding.state import DecodeState, LayerRule
-from engine.experts import PackedExperts
+from engine.experts import PackedExperts, SharedExpert
 from engine.kernels import Arena
-from engine.linear import FloatLinear, ForeignLinear, Linear, PackedLinear
+from engine.linear import FloatLinear, ForeignLinear, Linear, PackedLinear, product_of
 from engine.model import Layer, Model, Norm
 from engine.packing import PackedMatrix, dequantize
 
@@ -20,6 +21,7 @@ class _StepLayer:
     """What a step needs of one layer; ``rule`` and ``counts`` are its parts of the state's."""
 
     layer: Layer
+    adjustments: Adjustments
     router: Tensor
     arena: Arena
     cache: LayerCache
@@ -41,6 +43,7 @@ class DecodeStep:
         self._layers = [
             _StepLayer(
                 layer=layer,
+                adjustments=Adjustments.of(layer.attention),
                 router=_weight(layer.router),
                 arena=layer.experts.arena,
                 cache=cache.layers[layer.index],
@@ -70,29 +73,18 @@ class DecodeStep:
         """The attention's output to ``moved``; what was there joins the residual stream first."""
         a, position, attention = self._state.activations, self._state.position, part.layer.attention
         self._norm(part.layer.input_norm, moved)
-        self._project(attention)
+        products = [product_of(linear) for linear in (attention.q, attention.k, attention.v)]
+        self._multiply_together(products, a.normed, (a.q, a.k, a.v))
         self._operations.rope_write(
-            a.q, a.k, a.v, position, self._frequencies, part.cache, a.rotated
+            a.q, a.k, a.v, part.adjustments, position, self._frequencies, part.cache, a.rotated
         )
         self._operations.decode_attention(
             a.rotated, part.cache, position, attention.window, a.mixed, a.own
         )
         self._multiply(attention.o, a.mixed, a.moved)
 
-    def _project(self, attention: Attention) -> None:
-        """Query, key and value, in one launch where they are packed alike, as they are stored."""
-        a = self._state.activations
-        linears, outs = (attention.q, attention.k, attention.v), (a.q, a.k, a.v)
-        packed = [linear.matrix for linear in linears if isinstance(linear, PackedLinear)]
-        kinds = {(matrix.shape.bits, matrix.shape.group_size) for matrix in packed}
-        if len(packed) == len(linears) and len(kinds) == 1:
-            self._operations.packed_matvecs(a.normed, packed, outs)
-            return
-        for linear, out in zip(linears, outs, strict=True):
-            self._multiply(linear, a.normed, out)
-
     def _mix_experts(self, part: _StepLayer) -> None:
-        """The experts' output to ``moved``, after the attention's has joined the stream."""
+        """The output of all experts to ``moved``, after the attention's has joined the stream."""
         a = self._state.activations
         inputs = self._norm_for_experts(part)
         self._operations.route(
@@ -106,6 +98,17 @@ class DecodeStep:
             part.counts,
         )
         self._operations.experts_decode(inputs, a.ids, a.weights, part.arena, a.moved)
+        if part.layer.shared is not None:
+            self._add_shared(part.layer.shared)
+
+    def _add_shared(self, expert: SharedExpert) -> None:
+        """Add the output of an expert that every token passes to ``moved``."""
+        a = self._state.activations
+        outs = (a.shared_gate, a.shared_up)
+        self._multiply_together((expert.gate, expert.up), a.normed, outs)
+        self._operations.gate(*outs, a.normed, expert.share, a.shared_inner)
+        self._multiply(expert.down, a.shared_inner, a.shared_moved)
+        a.moved.add_(a.shared_moved)
 
     def _norm_for_experts(self, part: _StepLayer) -> Tensor:
         """What the experts take; the router takes ``normed``."""
@@ -121,6 +124,18 @@ class DecodeStep:
     def _norm(self, norm: Norm, added: Tensor | None) -> None:
         a = self._state.activations
         self._operations.rms_norm(a.residual, norm.weight, norm.eps, a.normed, added)
+
+    def _multiply_together(
+        self, linears: Sequence[Linear], x: Tensor, outs: Sequence[Tensor]
+    ) -> None:
+        """In one launch where all are packed alike, as they are stored."""
+        packed = [linear.matrix for linear in linears if isinstance(linear, PackedLinear)]
+        kinds = {(matrix.shape.bits, matrix.shape.group_size) for matrix in packed}
+        if len(packed) == len(linears) and len(kinds) == 1:
+            self._operations.packed_matvecs(x, packed, outs)
+            return
+        for linear, out in zip(linears, outs, strict=True):
+            self._multiply(linear, x, out)
 
     def _multiply(self, linear: Linear, x: Tensor, out: Tensor) -> None:
         if isinstance(linear, ForeignLinear):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from engine.attention import Attention
+from engine.assembly import assemble
 from engine.budget import PREFILL_CHUNK
 from engine.config import ModelConfig
 from engine.counters import Counters
@@ -24,10 +24,10 @@ from engine.kernels import Arena
 from engine.kernels.triton.tuning import plan_book
 from engine.layout import ArenaLayout, PackedShape, arena_layout
 from engine.linear import FloatLinear, PackedLinear
-from engine.manifest import DENSE_BITS
-from engine.model import Layer, Model, Norm
+from engine.model import Model, Norm
 from engine.packing import PackedMatrix
 from engine.pruning import NO_PRUNING, OdpPruning, Pruning
+from engine.tensor_names import dense_shapes, small_tensors
 
 WARMED_PROMPTS = (2, 5, 40, 200, PREFILL_CHUNK["cuda"])
 """Lengths in tokens that stand for all that there are: each is multiplied in a way of its own, by
@@ -77,34 +77,24 @@ def warm_prompts_and_steps(
 def _stand_in(sizes: Sizes, widest: int, device: torch.device) -> Model:
     """One layer of zeros, all experts ``widest`` bits wide."""
     config = replace(sizes.config, num_layers=1)
-    hidden, group_size = config.hidden_size, sizes.group_size
-    queries, keys = (heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads))
 
     def floats(*size: int) -> Tensor:
         return torch.zeros(size, dtype=sizes.dtype, device=device)
 
-    def packed(rows: int, columns: int) -> PackedLinear:
-        shape = PackedShape(rows, columns, DENSE_BITS, group_size)
+    def packed(shape: PackedShape) -> PackedLinear:
         buffers = _buffers(shape.code_words, shape.scales, shape.zeros, device)
         return PackedLinear(PackedMatrix(shape, *buffers))
 
-    norm = Norm(floats(hidden), config.rms_norm_eps)
-    embed = floats(config.vocab_size, hidden)
-    layer = Layer(
-        index=0,
-        input_norm=norm,
-        attention=Attention(
-            packed(queries, hidden),
-            packed(keys, hidden),
-            packed(keys, hidden),
-            packed(hidden, queries),
-            head_dim=config.head_dim,
-            window=config.sliding_window,
-        ),
-        post_norm=norm,
-        router=FloatLinear(floats(config.num_experts, hidden)),
-        experts=PackedExperts(_arena(sizes, widest, device)),
-        top_k=config.top_k,
+    norm = Norm(floats(config.hidden_size), config.rms_norm_eps)
+    embed = floats(config.vocab_size, config.hidden_size)
+    small = small_tensors(config, 0)
+    layer = assemble(
+        config,
+        0,
+        {name: packed(shape) for name, shape in dense_shapes(config, sizes.group_size).items()},
+        lambda name: floats(*small[name].shape),
+        FloatLinear(floats(config.num_experts, config.hidden_size)),
+        PackedExperts(_arena(sizes, widest, device)),
     )
     return Model(config, [layer], embed, norm, FloatLinear(embed), sizes.dtype)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from engine.architectures.architecture import AS_MIXTRAL, Traits
 from engine.attention import Attention
 from engine.config import ModelConfig
-from engine.experts import PackedExperts
+from engine.experts import PackedExperts, SharedExpert
 from engine.layout import MATRICES, matrix_shape
 from engine.linear import AdjustedLinear, FloatLinear, Linear, PackedLinear, product_of
 from engine.model import Layer, Model, Norm
@@ -89,9 +89,9 @@ def _layer(shape: Shape, index: int) -> Layer:
         index=index,
         input_norm=_norm(shape.hidden),
         attention=Attention(
-            _normed_linear(shape, queries, shape.config.norm_sizes[0]),
-            _normed_linear(shape, keys, shape.config.norm_sizes[1]),
-            _linear(4, shape, keys),
+            _adjusted_linear(shape, queries, shape.config.norm_sizes[0]),
+            _adjusted_linear(shape, keys, shape.config.norm_sizes[1]),
+            _adjusted_linear(shape, keys, 0),
             _linear(4, shape, shape.hidden, queries),
             head_dim=shape.head_dim,
             window=shape.window,
@@ -101,14 +101,32 @@ def _layer(shape: Shape, index: int) -> Layer:
         experts=PackedExperts.from_matrices(experts),
         top_k=shape.top_k,
         renormalised=shape.traits.renormalised,
+        shared=_shared(shape) if shape.traits.shared_size else None,
     )
 
 
-def _normed_linear(shape: Shape, rows: int, size: int) -> Linear:
-    linear = _linear(4, shape, rows)
-    if not size:
+def _adjusted_linear(shape: Shape, rows: int, size: int) -> Linear:
+    """Queries, keys or values, with a norm of ``size`` weights."""
+    linear, traits = _linear(4, shape, rows), shape.traits
+    if not (size or traits.qkv_bias or traits.clip):
         return linear
-    return AdjustedLinear(linear, norm=torch.rand(size) + 0.5, eps=shape.config.rms_norm_eps)
+    return AdjustedLinear(
+        linear,
+        bias=torch.randn(rows) * 0.5 if traits.qkv_bias else None,
+        norm=torch.rand(size) + 0.5 if size else None,
+        eps=shape.config.rms_norm_eps,
+        clip=traits.clip,
+    )
+
+
+def _shared(shape: Shape) -> SharedExpert:
+    size = shape.traits.shared_size
+    return SharedExpert(
+        _linear(4, shape, size),
+        _linear(4, shape, size),
+        _linear(4, shape, shape.hidden, size),
+        _random(1, shape.hidden),
+    )
 
 
 def _linear(bits: int, shape: Shape, rows: int, columns: int | None = None) -> Linear:
@@ -159,6 +177,11 @@ def _mixed(layer: Layer, normed: Tensor, ids: Tensor, weights: Tensor) -> Tensor
             )
             inner = F.silu(gate @ normed[token]) * (up @ normed[token])
             out[token] += weights[token, slot] * (down @ inner)
+    if layer.shared is not None:
+        shared = layer.shared
+        gate, up, down = map(_weight, (shared.gate, shared.up, shared.down))
+        share = (normed @ shared.share.double().T).sigmoid()
+        out += share * ((F.silu(normed @ gate.T) * (normed @ up.T)) @ down.T)
     return out
 
 
@@ -182,11 +205,14 @@ def _attended(attention: Attention, x: Tensor, theta: float) -> Tensor:
 
 
 def _adjusted(x: Tensor, linear: Linear) -> Tensor:
-    if not isinstance(linear, AdjustedLinear) or linear.norm is None:
+    if not isinstance(linear, AdjustedLinear):
         return x
-    norm = Norm(linear.norm, linear.eps)
-    normed: Tensor = _normed(x.view(len(x), -1, len(norm.weight)), norm).flatten(1)
-    return normed
+    if linear.bias is not None:
+        x = x + linear.bias
+    if linear.norm is not None:
+        norm = Norm(linear.norm, linear.eps)
+        x = _normed(x.view(len(x), -1, len(norm.weight)), norm).flatten(1)
+    return x if linear.clip is None else x.clamp(-linear.clip, linear.clip)
 
 
 def _rotated(x: Tensor, theta: float) -> Tensor:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engine.architectures.architecture import Traits
 from engine.budget import KvBits
 from engine.cache import KVCache
 from engine.config import ModelConfig
@@ -46,6 +47,10 @@ SHAPES = {
     "tied": Shape(tied=True),
     "top 1": Shape(top_k=1, expert_bits=(3, 1, 2)),
     "top 3 of 7": Shape(top_k=3, expert_bits=(1, 1, 2, 2, 3, 3, 4)),
+    "as OLMoE": Shape(traits=Traits(norms="all", renormalised=False), top_k=3),
+    "as OLMoE, clipped": Shape(traits=Traits(norms="all", clip=0.7), kv_heads=1),
+    "as Qwen3-MoE": Shape(traits=Traits(norms="head"), top_k=3, rotated=True),
+    "as Qwen2-MoE": Shape(traits=Traits(qkv_bias=True, renormalised=False, shared_size=96)),
 }
 DRAWN = Shape(layers=1, vocab=70)
 GREEDY = SamplingOptions(temperature=0)
@@ -371,8 +376,9 @@ def test_the_device_draws_like_the_host(seed: int, options: SamplingOptions) -> 
 # --- nothing is read ----------------------------------------------------------------------------
 
 
-def test_a_step_reads_nothing_on_the_host() -> None:
-    model = random_model(Shape(window=3))
+@pytest.mark.parametrize("name", ["window", "as OLMoE, clipped", "as Qwen2-MoE"])
+def test_a_step_reads_nothing_on_the_host(name: str) -> None:
+    model = random_model(SHAPES[name])
     state = DecodeState.allocate(model)
     step = DecodeStep(model, KVCache(model.config, CAPACITY), state, PlainOperations())
     with NoDeviceReads():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from engine.architectures.architecture import Traits
 from engine.cache import KVCache
 from engine.decoding.plain import PlainOperations
 from engine.decoding.state import DecodeState
@@ -38,14 +39,15 @@ def stepped(model: Model, triton: bool, rule: DecodeRule) -> tuple[DecodeState, 
 
 
 ODP = DecodeRule((0.9, 0.9), (1e9, 12.0))
+AS_QWEN2 = Traits(qkv_bias=True, renormalised=False, shared_size=32)
 ROUTERS = torch.linspace(-1, 1, 2 * 2 * 35).sin().view(2, 2, 35)
 OTP = replace(DecodeRule.skipping_nothing(2), otp=OtpRule(ROUTERS, 0.3))
 
 
 @pytest.mark.parametrize(
     ("shape", "rule"),
-    [(SMALL, ODP), (replace(SMALL, rotated=True, top_k=3), OTP)],
-    ids=["ODP", "OTP, rotated"],
+    [(replace(SMALL, traits=AS_QWEN2), ODP), (replace(SMALL, rotated=True, top_k=3), OTP)],
+    ids=["ODP, as Qwen2-MoE", "OTP, rotated"],
 )
 def test_a_step_of_triton_kernels_does_what_the_plain_one_does(
     shape: Shape, rule: DecodeRule
