@@ -321,7 +321,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._error(403, None, "upload refused")
                 return
             time.sleep(faults.upload_seconds)
-            hub.objects[path.removeprefix("/upload/")] = body
+            oid = path.removeprefix("/upload/")
+            if hashlib.sha256(body).hexdigest() != oid:
+                self._error(400, None, "the content is not what its hash says")
+                return
+            hub.objects[oid] = body
             self._json({})
         elif token is None:
             self._error(401, None, "Invalid username or password.")

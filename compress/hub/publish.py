@@ -4,6 +4,7 @@ What the hub has already, by its hash, is not sent again: neither files of an ea
 nor those that an interrupted one had uploaded.
 """
 
+import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from compress.hub.download import matches, unheard
 from compress.hub.meter import Meter
 from compress.hub.repository import HubRepository, list_repository
 from compress.progress import Transfer, TransferListener
-from engine.errors import HubError
+from engine.errors import HubError, McChatError
 from engine.manifest import MANIFEST_NAME, Manifest, open_manifest, verify_hashes
 
 Result = TypeVar("Result")
@@ -42,8 +43,8 @@ class Published:
 def publish(folder: Path, name: str, private: bool, listener: TransferListener) -> Published:
     """Upload the checkpoint in ``folder`` to the repository ``name``, which is made if need be.
 
-    Every byte is verified first. The listener hears of each file and may raise Interrupted: a
-    later call goes on. Raises CheckpointError, HubError, NetworkError.
+    Every byte is verified first. The listener hears of the bytes and may raise Interrupted: a
+    later call goes on behind the last whole file. Raises CheckpointError, HubError, NetworkError.
     """
     require_online(False, name)
     if get_token() is None:
@@ -94,24 +95,48 @@ def _new_files(folder: Path, manifest: Manifest, there: HubRepository) -> list[P
 
 
 def _upload(name: str, paths: list[Path], listener: TransferListener) -> list[CommitOperationAdd]:
-    """Send the files that are stored beside git; the small ones go with the commit. Bytes are told
-    a file at a time: the way that large ones take tells nothing in between."""
+    """Send the files that are stored beside git; the small ones go with the commit."""
     sizes = [path.stat().st_size for path in paths]
     meter = Meter(sum(sizes))
-    operations = []
+    operations, done = [], 0
     for number, (path, size) in enumerate(zip(paths, sizes, strict=True), start=1):
-        speed, eta = meter.bytes_per_second, meter.eta_seconds
         note = f"uploading {path.name}, file {number} of {len(paths)}"
-        listener(Transfer(path.name, meter.done, meter.total, speed, eta, note))
+
+        def hear(read: int, path: Path = path, note: str = note, before: int = done) -> None:
+            meter.update(before + read)
+            speed, eta = meter.bytes_per_second, meter.eta_seconds
+            listener(Transfer(path.name, meter.done, meter.total, speed, eta, note))
+
+        hear(0)
         operation = CommitOperationAdd(path.name, str(path))
-        _ask(name, partial(_send, name, operation))
+        _ask(name, partial(_send, name, operation, path, hear))
         operations.append(operation)
-        meter.update(meter.done + size)
+        done += size
     return operations
 
 
-def _send(name: str, operation: CommitOperationAdd) -> None:
-    HfApi().preupload_lfs_files(name, [operation], num_threads=1, free_memory=False)
+def _send(
+    name: str, operation: CommitOperationAdd, path: Path, listener: Callable[[int], None]
+) -> None:
+    """The client takes an open file, and then sends it over plain HTTP: through xet it would tell
+    of its bytes to its own progress bars only."""
+    with _HeardFile(path, listener) as file:
+        operation.path_or_fileobj = file
+        HfApi().preupload_lfs_files(name, [operation], num_threads=1, free_memory=False)
+    operation.path_or_fileobj = str(path)
+
+
+class _HeardFile(io.BufferedReader):
+    """``listener`` hears how many of its bytes have been read; after a failure fewer again."""
+
+    def __init__(self, path: Path, listener: Callable[[int], None]) -> None:
+        super().__init__(io.FileIO(path))
+        self._listener = listener
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._listener(self.tell())
+        return data
 
 
 def _ask(name: str, request: Callable[[], Result]) -> Result:
@@ -121,7 +146,9 @@ def _ask(name: str, request: Callable[[], Result]) -> Result:
     except HUB_ERRORS as error:
         raise explained(error, name) from None
     except (RuntimeError, ValueError, OSError) as error:
-        # The upload wraps what went wrong, and xet has errors of its own.
+        # The upload wraps what went wrong.
+        if isinstance(error.__cause__, McChatError):
+            raise error.__cause__ from None
         if isinstance(error.__cause__, HUB_ERRORS):
             raise explained(error.__cause__, name) from None
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -17,9 +17,11 @@ import yaml
 
 from app import paths
 from compress.hub.connection import Patience
+from compress.hub.publish import publish
 from compress.hub.pull import pull
 from compress.progress import Transfer
 from engine.checkpoint import load_model
+from engine.errors import Interrupted
 from engine.manifest import MANIFEST_NAME, open_manifest, verify_hashes
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.commands_for_tests import Command, Result, failed
@@ -248,6 +250,36 @@ def test_an_interrupted_publishing_sends_only_what_is_missing(
     assert len(hub.objects) >= len(weights)
     assert len(sent) == len(hub.objects) + 1  # the refused one came twice
     assert weights <= set(hub.commits[0])
+
+
+def test_bytes_are_told_within_a_file_and_it_can_be_stopped_there(
+    hub: Hub, tiny: Path, login: None
+) -> None:
+    told: list[Transfer] = []
+    name = "dense.safetensors"
+    size = (tiny / name).stat().st_size
+
+    def within(transfer: Transfer) -> int:
+        """Bytes of the file that have been sent."""
+        first = next(heard.done for heard in told if heard.name == name and heard.total)
+        return transfer.done - first
+
+    def stop_within(transfer: Transfer) -> None:
+        told.append(transfer)
+        if transfer.name == name and transfer.total and 0 < within(transfer) < size:
+            raise Interrupted("enough")
+
+    with pytest.raises(Interrupted, match="enough"):
+        publish(tiny, "me/new", False, stop_within)
+    assert not hub.commits
+    assert (tiny / name).read_bytes() not in hub.objects.values()
+    told.clear()
+    publish(tiny, "me/new", False, told.append)
+    sent = [within(transfer) for transfer in told if transfer.name == name and transfer.total]
+    assert sent == sorted(sent)
+    assert sent[-1] == size
+    assert len(sent) > size // 2**17, "not in one piece"
+    assert (hub.folder / "me/new" / name).read_bytes() == (tiny / name).read_bytes()
 
 
 def test_publishing_needs_a_login_and_a_whole_model(
