@@ -4,7 +4,7 @@ from app.agreement import Agreement
 from app.comparison import Comparison, Take, Variant
 from app.pruning_words import pruning_words
 from app.reply_figures import ending_words
-from app.units import quantity, share
+from app.units import quantity, share, speed
 
 LONGEST_WORD = 24
 
@@ -40,7 +40,7 @@ def figure_words(take: Take) -> str:
         active = f"{quantity(take.activated_params)} ({active})"
     words = [
         f"{took.tokens:,} tokens",
-        f"{took.tokens_per_second:.1f} tokens/s",
+        f"{speed(took.tokens_per_second)} tokens/s",
         f"{share(took.prune_ratio)} pruned",
         f"{active} active",
     ]

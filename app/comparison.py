@@ -13,6 +13,7 @@ from typing import Literal
 from app.agreement import Agreement, agreement
 from app.engine_client import WorkerDied, WorkerEvent
 from app.history import Figures, MadeWith, MessageRecord
+from app.load_words import load_words
 from app.render import safe_text
 from app.reply_figures import figures
 from engine import protocol
@@ -241,7 +242,7 @@ class Comparison:
         """Take what concerns these replies, and go on."""
         match event:
             case protocol.LoadProgress():
-                self._hear_progress(f"{event.stage} {event.fraction:.0%}")
+                self._hear_progress(load_words(event))
             case protocol.Loaded():
                 self._hear_loaded(event)
             case protocol.Token() if event.id == self._reply:

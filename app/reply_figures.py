@@ -1,7 +1,7 @@
 """What a reply took: kept as figures, shown as the line below it."""
 
 from app.history import Figures
-from app.units import share
+from app.units import share, speed
 from engine.protocol import Finished
 
 
@@ -48,11 +48,13 @@ def _joint_speed(before: Figures, more: Figures) -> float:
 
 def summary(took: Figures, left_out: int = 0) -> str:
     """The line below a reply."""
-    words = [
-        f"{took.tokens:,} token{'s' if took.tokens != 1 else ''}",
-        f"{took.tokens_per_second:.1f} tokens/s",
-        f"{share(took.prune_ratio)} pruned",
-    ]
+    words = []
+    if took.tokens:
+        words = [
+            f"{took.tokens:,} token{'s' if took.tokens != 1 else ''}",
+            f"{speed(took.tokens_per_second)} tokens/s",
+            f"{share(took.prune_ratio)} pruned",
+        ]
     words += ending_words(took)
     if left_out:
         turns = "turn was" if left_out == 1 else f"{left_out} turns were"

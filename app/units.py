@@ -31,6 +31,11 @@ def share(fraction: float) -> str:
     return f"{percent:.1f} %" if 0 < percent < 9.95 else f"{percent:.0f} %"
 
 
+def speed(per_second: float) -> str:
+    """Tokens in a second: 0.8, 42.5, 1,234."""
+    return f"{per_second:.1f}" if per_second < 999.95 else f"{per_second:,.0f}"
+
+
 def clock(seconds: float) -> str:
     """A length of time: 0:07, 12:40, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)

@@ -103,7 +103,7 @@ def _answer(session: "Session", question: Generate, stream: bool) -> Finished:
 def _summary(finished: Finished) -> str:
     meters = finished.meters
     return (
-        f"[{finished.tokens} tokens, {finished.tokens_per_second:.1f} tokens/s, "
+        f"[{finished.tokens} tokens, {units.speed(finished.tokens_per_second)} tokens/s, "
         f"{units.quantity(meters.activated_params)} parameters a token "
         f"({units.share(meters.activated_fraction)}), "
         f"{units.share(meters.prune_ratio)} of the expert slots skipped]"

@@ -15,6 +15,7 @@ from app.conversation import Conversation
 from app.engine_client import WorkerDied, WorkerEvent
 from app.history import HistoryError, MadeWith, State
 from app.load_choices import load_request
+from app.load_words import load_words
 from app.models import display_name
 from app.render import safe_text
 from app.services import Services
@@ -159,8 +160,7 @@ class TalkingScreen(Screen[None]):
     async def _hear(self, event: WorkerEvent) -> None:
         match event:
             case protocol.LoadProgress():
-                percent = f"{event.stage} {event.fraction:.0%}"
-                self._header.show("loading", percent)
+                self._header.show("loading", load_words(event))
             case protocol.Loaded() if self._is_ours(event.model):
                 self._hear_loaded(event)
             case protocol.Counted() if event.id == self._count_id:

@@ -4,7 +4,7 @@ from textual.content import Content
 
 from app.pruning_words import pruning_words
 from app.render import safe_text
-from app.units import quantity, share, size
+from app.units import quantity, share, size, speed
 from app.widgets.bars import bar, sparkline, spread, stacked_bar
 from app.widgets.gauge import (
     KV_CACHE,
@@ -129,8 +129,8 @@ class SpeedGauge(Gauge):
     def value(self) -> Content:
         """The mean over the reply."""
         meters = self.readings.meters
-        speed = f"{meters.tokens_per_second:.1f}" if meters else UNKNOWN
-        return Content.assemble(figure(speed), detail(" tokens/s"))
+        mean = speed(meters.tokens_per_second) if meters else UNKNOWN
+        return Content.assemble(figure(mean), detail(" tokens/s"))
 
     def body(self, width: int) -> list[Content]:
         """The wait before the first token, and what multiplies."""
@@ -206,7 +206,7 @@ class GaugeStrip(Gauge):
             figure(share(meters.prune_ratio_now)),
             detail(f"  reply {share(meters.prune_ratio)}"),
         )
-        middle = Content.assemble(figure(f"{meters.tokens_per_second:.1f}"), detail(" tokens/s"))
+        middle = Content.assemble(figure(speed(meters.tokens_per_second)), detail(" tokens/s"))
         return [spread(Content.assemble(left, detail("   "), middle), right, width)]
 
 

@@ -20,6 +20,10 @@ def test_the_line_below_a_reply(reason: str, ending: str):
     )
 
 
+def test_a_reply_that_was_stopped_before_its_first_word_has_no_figures():
+    assert summary(took(0, 0.0, 0.0, "cancelled")) == "stopped"
+
+
 def test_what_was_left_out_is_said():
     assert summary(took(1, 1, 0), 1).endswith(" · the oldest turn was left out")
     assert summary(took(1, 1, 0), 3).endswith(" · the oldest 3 turns were left out")

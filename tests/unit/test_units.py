@@ -35,5 +35,6 @@ def test_counts_shares_and_times():
     assert units.share(0.314) == "31 %"
     assert units.share(0.0123) == "1.2 %"
     assert units.share(0) == "0 %"
+    assert [units.speed(each) for each in (0.84, 999.9, 1233.8)] == ["0.8", "999.9", "1,234"]
     assert units.clock(7.4) == "0:07"
     assert units.clock(3723) == "1:02:03"
