@@ -2,8 +2,8 @@
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Footer
 
+from app.widgets.keys_footer import KeysFooter
 from app.widgets.messages import ModelMessage
 from app.widgets.prompt import Prompt
 from tests.ui import install_model, make_app, wait_for_state, wait_until
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 def bottom_line(pilot: Pilot[None]) -> str:
     strips = pilot.app.screen._compositor.render_strips()
-    assert pilot.app.screen.query_one(Footer).region.y == len(strips) - 1
+    assert pilot.app.screen.query_one(KeysFooter).region.y == len(strips) - 1
     return "".join(segment.text for segment in strips[-1])
 
 

@@ -1,30 +1,93 @@
-"""The line of keys forgets what it no longer shows: it is drawn anew at every reply."""
+"""The line of keys: what it says follows what can be done, and the mouse presses what it shows."""
 
-import gc
+from typing import ClassVar
 
-import pytest
-from textual.widgets._footer import FooterKey
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.pilot import Pilot
 
 from app.widgets.keys_footer import KeysFooter
-from tests.functional.test_turns import talk
-from tests.ui import install_model, make_app, wait_for_state, wait_until
 
-pytestmark = pytest.mark.usefixtures("home")
+WORDS = ("One", "Two", "Three")
 
 
-async def test_keys_that_were_shown_once_are_not_kept():
-    install_model()
-    async with make_app().run_test(size=(120, 36)) as pilot:
-        await wait_for_state(pilot, "ready")
-        await talk(pilot, "hello")
-        footer = pilot.app.screen.query_one(KeysFooter)
-        await wait_until(pilot, lambda: footer.query(FooterKey))
-        for _ in range(5):
-            first = footer.query(FooterKey).first()
-            pilot.app.screen.refresh_bindings()
-            await wait_until(pilot, lambda first=first: not first.is_attached)
-        del first
-        gc.collect()
-        kept = [key for key in gc.get_objects() if type(key) is FooterKey and not key.is_attached]
-        assert not kept
-        assert all(key.compact for key in footer.query(FooterKey))
+class Page(App[None]):
+    """Three keys; the second may be impossible, or possible but not now."""
+
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "press('Quit')", show=False, priority=True),
+        *(Binding(key, f"press('{word}')", word) for key, word in zip("oth", WORDS, strict=True)),
+        Binding("x", "press('One')", "One"),
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pressed: list[str] = []
+        self.second: bool | None = True
+
+    def compose(self) -> ComposeResult:
+        yield KeysFooter()
+
+    def action_press(self, word: str) -> None:
+        self.pressed.append(word)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.second if parameters == ("Two",) else True
+
+
+def line(pilot: Pilot[None]) -> str:
+    return "".join(part.text for part in pilot.app.screen._compositor.render_strips()[-1])
+
+
+async def test_it_says_what_can_be_done_each_action_once() -> None:
+    async with Page().run_test(size=(40, 4)) as pilot:
+        page = pilot.app
+        assert isinstance(page, Page)
+        await pilot.pause()
+        assert line(pilot).strip() == "o One  t Two  h Three"
+        page.second = False
+        page.refresh_bindings()
+        page.refresh_bindings()
+        await pilot.pause()
+        assert line(pilot).strip() == "o One  h Three"
+
+
+async def test_the_last_key_is_in_sight_where_not_all_fit() -> None:
+    async with Page().run_test(size=(20, 4)) as pilot:
+        await pilot.pause()
+        assert line(pilot).strip() == "o One  h Three"
+        await pilot.resize_terminal(8, 4)
+        await pilot.pause()
+        assert line(pilot).strip() == "h Thre"
+
+
+async def test_a_click_presses_what_is_there_if_that_can_be_done() -> None:
+    async with Page().run_test(size=(40, 4)) as pilot:
+        page = pilot.app
+        assert isinstance(page, Page)
+        await pilot.pause()
+        for column in (1, 6, 9, 16, 30):
+            await pilot.click(offset=(column, 3))
+        assert page.pressed == ["One", "Two", "Three"]
+        page.second = None
+        page.refresh_bindings()
+        await pilot.pause()
+        await pilot.click(offset=(9, 3))
+        assert page.pressed == ["One", "Two", "Three"]
+
+
+async def test_the_key_under_the_mouse_is_marked() -> None:
+    def backgrounds(pilot: Pilot[None]) -> list[object]:
+        (strip,) = pilot.app.screen._compositor.render_strips()[-1:]
+        return [part.style and part.style.bgcolor for part in strip if part.text.strip()]
+
+    async with Page().run_test(size=(40, 4)) as pilot:
+        await pilot.pause()
+        assert len(set(backgrounds(pilot))) == 1
+        await pilot.hover(offset=(9, 3))
+        await pilot.pause()
+        assert len(set(backgrounds(pilot))) == 2
+        await pilot.hover(offset=(9, 1))
+        await pilot.pause()
+        assert len(set(backgrounds(pilot))) == 1

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from app import paths, settings
 from app.screens.help import HelpScreen
 from app.theme import LIGHT_THEME
 from app.widgets.gauges import Gauges
+from app.widgets.keys_footer import KeysFooter
 from app.widgets.meters import PruningGauge
 from tests.fakes import fake_job
 from tests.ui import install_model, make_app, wait_for_state, wait_until
@@ -25,8 +26,8 @@ def file(home: Path) -> Path:
 
 
 def footer(pilot: Pilot[None]) -> list[tuple[str, str]]:
-    keys = pilot.app.screen.query_one(Footer).query("FooterKey")
-    return [(key.key_display, key.description) for key in keys]  # type: ignore[attr-defined]
+    keys = pilot.app.screen.query_one(KeysFooter).keys
+    return [(key.display, key.description) for key in keys]
 
 
 def lines(pilot: Pilot[None]) -> str:
