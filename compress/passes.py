@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from compress import projection
 from compress.allocation import (
     Budget,
     Exponents,
@@ -104,11 +105,13 @@ class Passes:
             self._finish(index, entry, quantized, rounded, full, exact)
 
     def score_all(self, errors: Sequence[tuple[tuple[float, ...], ...]] | None = None) -> None:
-        """The first of two passes. ``errors`` per layer, if any, replace those of the blocks."""
+        """The first of two passes. ``errors`` per layer, if any, replace those of the blocks. The
+        stream behind the last layer stays, to be compared with."""
         journal = self._workspace.journal
         done = len(journal.scores)
         store = self._store("full")
         if done == len(self._layers):
+            store.drop_all_but(done)
             return
         self._report.resume("calibrate", done)
         self._source.shards.begin_pass(2)
@@ -123,8 +126,9 @@ class Passes:
             self._leave(index)
 
     def quantize_all(self, compared: bool) -> None:
-        """The second of two passes, from the scores in the journal. ``compared``: the exact stream
-        goes through the layers once more, to tell how far from it each layer leaves the other."""
+        """The second of two passes, from the scores in the journal. ``compared``: some windows of
+        the exact stream go through the layers once more, to tell how far from them each layer
+        leaves the others."""
         journal = self._workspace.journal
         done = len(journal.entries)
         self._report.resume("allocate", done)
@@ -133,15 +137,15 @@ class Passes:
         self._source.shards.begin_pass(1)
         self._report.layer("allocate", done, 0.0, "spreading the bits over all layers")
         widths = self._all_widths(journal.scores)
-        full, quantized = self._store("full"), self._store("quantized")
-        exact = self._stream(full, done) if compared else None
+        some, quantized = self._store("compared", self._compared()), self._store("quantized")
+        exact = self._stream(some, done) if compared else None
         rounded = self._stream(quantized, done)
         for index in self._layers[done:]:
             if exact is not None:
-                exact = self._pass_exact(index, full, exact)
+                exact = self._pass_exact(index, some, exact)
             scores = journal.scores[index]
             entry, rounded = self._quantize(index, widths[index], scores, quantized, rounded)
-            self._finish(index, entry, quantized, rounded, full, exact)
+            self._finish(index, entry, quantized, rounded, some, exact)
 
     def data_free(self) -> None:
         """One pass that reads weights and no text."""
@@ -287,12 +291,13 @@ class Passes:
         full: StreamStore,
         exact: Stream | None,
     ) -> None:
-        """Have a layer that is written, and the streams behind it, on the disk for good; ``exact``
-        None: the quantized one alone was carried."""
+        """Have a layer that is written, and the streams behind it, on the disk for good. ``exact``
+        may be of the first windows only; None: the quantized one alone was carried."""
         quantized.commit(rounded, index + 1)
         if exact is not None:
             full.commit(exact, index + 1)
-            entry = replace(entry, stream_error=stream_error(exact, rounded))
+            error = stream_error(exact, rounded.first(len(exact.tensor)))
+            entry = replace(entry, stream_error=error)
         self._workspace.journal.finish(entry)
         for store in (full, quantized):
             store.drop_all_but(index + 1)
@@ -319,9 +324,14 @@ class Passes:
         )
         return Entry(record, file)
 
-    def _store(self, name: str) -> StreamStore:
-        windows, tokens = self.tokens.shape
-        shape = (windows, tokens, self._source.config.hidden_size)
+    def _compared(self) -> int:
+        """Windows that are compared in the second of two passes."""
+        return projection.compared_windows(*self.tokens.shape)
+
+    def _store(self, name: str, windows: int | None = None) -> StreamStore:
+        """Of the first ``windows`` calibration windows, None: of all."""
+        count, tokens = self.tokens.shape
+        shape = (windows or count, tokens, self._source.config.hidden_size)
         return StreamStore(self._workspace.folder, name, shape, self._placement, self.device)
 
     def _stream(self, store: StreamStore, done: int) -> Stream:
@@ -331,7 +341,7 @@ class Passes:
             self._source.resume(done)
             return store.load(done)
         self._leave(-1)
-        return store.begin(self.tokens, self._keep(EMBEDDING))
+        return store.begin(self.tokens[: store.shape[0]], self._keep(EMBEDDING))
 
     def _keep(self, name: str) -> Tensor:
         return self._workspace.keep(name, lambda: self._source.half(name))

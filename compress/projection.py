@@ -34,6 +34,10 @@ FEWEST_OTHERS = 1024
 """Tokens of other experts, at least, that a Hessian is shrunk with; otherwise as many as its own.
 More would cost time in proportion, and say little more about the layer."""
 
+COMPARED_TOKENS = 8192
+"""Of the calibration text, on which the second of two passes compares the layers with the
+original's: enough to tell their distance, and of no account beside the rounding."""
+
 SHARD_BYTES = 5 * 10**9
 """The size that transformers cuts shards to, at most, unless told otherwise."""
 
@@ -77,6 +81,11 @@ def stream_bytes(tokens: int, width: int) -> int:
 def chunk_of(inner: int) -> int:
     """Tokens of an expert of this inner width whose activations are in memory at once."""
     return max(1, min(CHUNK, CHUNK_ELEMENTS // (2 * inner)))
+
+
+def compared_windows(samples: int, window: int) -> int:
+    """Of ``samples`` windows of so many tokens, those that the second of two passes compares."""
+    return min(samples, max(1, COMPARED_TOKENS // max(1, window)))
 
 
 def others_for(routed: int, width: int, tokens: int) -> int:
@@ -251,7 +260,7 @@ def layer_work(
     passes: int,
 ) -> dict[Stage, Work]:
     """What one layer costs: its attention, then scoring at ``widths`` widths, then quantizing, in
-    the second of two ``passes`` beside the original's layer once more.
+    the second of two ``passes`` beside the original's layer for some of the tokens.
 
     ``sweeps`` as of `compress.quantizer_names.sweeps_of`. Tokens are taken to spread evenly over
     the experts.
@@ -268,7 +277,8 @@ def layer_work(
     )
     score = _expert(config, tokens, widths, sweeps[0]) if widths else Work()
     exact = _forward(config, tokens, 1 + widths)
-    again = attention + _forward(config, tokens, 1)
+    some = compared_windows(samples, window) * window
+    again = _attention(config, some, window) + _forward(config, some, 1)
     return {
         "calibrate": attention,
         "score": score.times(config.num_experts) + exact,

@@ -47,6 +47,10 @@ class Stream:
         for start in range(0, windows, step):
             yield slice(start, min(start + step, windows))
 
+    def first(self, windows: int) -> "Stream":
+        """The first windows; what is written there is written here."""
+        return Stream(self.tensor[:windows], self.device)
+
     def read(self, part: slice) -> Tensor:
         """Windows [n, T, H]; a copy."""
         return self.tensor[part].to(self.device, torch.float32, copy=True)

@@ -29,9 +29,9 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Quality:
-    """``stream_errors[layer]`` is ||Q - X|| / ||X|| over the calibration tokens: X the residual
-    stream behind that layer of the original, Q behind the compressed layers up to it. Empty where
-    the two were not carried side by side. ``agreement`` None: likewise."""
+    """``stream_errors[layer]`` is ||Q - X|| / ||X|| over calibration tokens, all or thousands of
+    them: X the residual stream behind that layer of the original, Q behind the compressed layers
+    up to it. Empty where the two were not carried side by side. ``agreement`` None: likewise."""
 
     stream_errors: tuple[float, ...] = ()
     agreement: Agreement | None = None

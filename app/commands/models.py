@@ -12,6 +12,7 @@ from app.progress_line import ProgressLine
 from app.pruning_words import default_pruning, known_prunings, ways_lines
 from app.quality_words import NOT_MEASURED, agreement_words, percent
 from app.render import safe_text
+from compress.allocator_names import allocator_words
 from engine.errors import CheckpointError
 from engine.manifest import (
     FULL_BITS,
@@ -157,9 +158,9 @@ def _details(model: dict[str, Any]) -> str:
     recipe = model["recipe"]
     lines = [
         "",
-        f"made with {recipe['quantizer']} and {recipe['allocator']}, groups of "
-        f"{recipe['group_size']}, calibrated on {recipe['samples']} x {recipe['window']} tokens "
-        f"of {recipe['calibration']}, seed {recipe['seed']}",
+        f"bits spread by {allocator_words(recipe['allocator'])}; rounded by {recipe['quantizer']}, "
+        f"groups of {recipe['group_size']}, calibrated on {recipe['samples']} x "
+        f"{recipe['window']} tokens of {recipe['calibration']}, seed {recipe['seed']}",
         *_rest(recipe),
         *recipe["notes"],
         "",

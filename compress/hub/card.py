@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+from compress.allocator_names import allocator_words
 from compress.hub.repository import is_repository_name
 from engine.manifest import FULL_BITS, Manifest, Recipe
 from engine.quality import Quality
@@ -90,7 +91,7 @@ def _quality(quality: Quality | None) -> list[str]:
 def _recipe(recipe: Recipe) -> list[str]:
     rows = {
         "bits asked for": f"{recipe.bits:g}",
-        "allocator": recipe.allocator,
+        "bits spread by": allocator_words(recipe.allocator),
         "quantizer": recipe.quantizer,
         "group size": str(recipe.group_size),
         "calibration text": recipe.calibration,

@@ -256,6 +256,7 @@ def test_the_card_names_what_is_packed(job: CompressJob) -> None:
     recipe = replace(plain.recipe, router_bits=4, head_bits=8)
     assert "bits of the routers" not in model_card(plain, "you/tiny")
     card = model_card(replace(plain, recipe=recipe), "you/tiny")
+    assert "| bits spread by | PMQ, one program over all layers (global) |" in card
     assert "| bits of the routers | 4 |\n| bits of the head | 8 |" in card
 
 

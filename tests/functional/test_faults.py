@@ -357,7 +357,7 @@ def test_a_journal_with_a_strange_line_is_damaged(stopped: CompressJob) -> None:
     assert is_whole(compress(replace(stopped, restart=True), quiet))
 
 
-@pytest.mark.parametrize("name", ["layer-00.safetensors", "full-01.stream"])
+@pytest.mark.parametrize("name", ["layer-00.safetensors", "compared-01.stream"])
 def test_what_was_finished_and_is_damaged_is_named(stopped: CompressJob, name: str) -> None:
     path = workspace.partial_folder(stopped.out) / name
     path.write_bytes(path.read_bytes()[:-8])

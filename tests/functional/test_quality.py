@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from assets import DEMO_DIR
+from compress import projection
 from compress.calibration import CalibrationSize, demo_windows, text_windows
 from compress.pipeline import CompressJob, compress
 from compress.progress import Progress
@@ -93,6 +94,13 @@ def streams(model: Model, tokens: Tensor) -> list[Tensor]:
 
 
 @torch.inference_mode()
+def drift(original: Path, compressed: Path, tokens: Tensor) -> list[float]:
+    """How far the stream behind each layer is from the original's, with both whole models."""
+    exact, rounded = (streams(load_model(folder), tokens) for folder in (original, compressed))
+    return [float((q - x).norm() / x.norm()) for q, x in zip(rounded, exact, strict=True)]
+
+
+@torch.inference_mode()
 def compared(original: Path, compressed: Path, tokens: Tensor) -> tuple[float, float, float]:
     """Share of the same likeliest tokens, and both perplexities: with the logits of both whole
     models, in float64."""
@@ -130,10 +138,23 @@ def test_the_figures_are_those_of_the_finished_models(
     assert found.perplexity == pytest.approx(perplexity, rel=1e-3)
     assert found.original_perplexity == pytest.approx(original, rel=1e-4)
     assert found.perplexity_ratio == pytest.approx(perplexity / original, rel=1e-3)
-    with torch.inference_mode():
-        exact, rounded = streams(load_model(source), tokens), streams(load_model(out), tokens)
-    errors = [float((q - x).norm() / x.norm()) for q, x in zip(rounded, exact, strict=True)]
-    assert quality.stream_errors == pytest.approx(errors, rel=1e-3)
+    assert quality.stream_errors == pytest.approx(drift(source, out, tokens), rel=1e-3)
+
+
+def test_two_passes_compare_some_windows_layer_by_layer_and_all_at_the_end(
+    job: CompressJob, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "COMPARED_TOKENS", 2 * SIZE.window)
+    out = compress(replace(job, quantizer="rtn"), quiet)
+    quality = read_manifest(out).quality
+    assert quality is not None
+    assert quality.agreement is not None
+    tokens = calibration(job)
+    _, perplexity, _ = compared(source, out, tokens)
+    assert quality.agreement.tokens == tokens[:, 1:].numel()
+    assert quality.agreement.perplexity == pytest.approx(perplexity, rel=1e-3)
+    assert quality.stream_errors == pytest.approx(drift(source, out, tokens[:2]), rel=1e-3)
+    assert quality.stream_errors != pytest.approx(drift(source, out, tokens), rel=1e-3)
 
 
 def test_a_quick_build_has_nothing_to_compare(job: CompressJob) -> None:

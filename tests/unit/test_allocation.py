@@ -20,7 +20,12 @@ from compress.allocation import (
     solve,
     widths_for,
 )
-from compress.allocator_names import ALLOCATOR_NAMES, needs_all_layers
+from compress.allocator_names import (
+    ALLOCATOR_NAMES,
+    allocator_words,
+    default_allocator,
+    needs_all_layers,
+)
 from engine.errors import AllocationError, UsageError
 
 PER_LAYER = [name for name in ALLOCATOR_NAMES if not needs_all_layers(name)]
@@ -140,6 +145,16 @@ def test_random_allocations_are_equally_likely() -> None:
     assert set(drawn) == set(possible)
     expected = 4000 / len(possible)
     assert all(abs(count - expected) < 6 * expected**0.5 for count in drawn.values())
+
+
+def test_what_is_the_default_is_known_and_is_named_in_words() -> None:
+    for reads_no_text in (False, True):
+        name = default_allocator(reads_no_text)
+        assert needs_all_layers(name) == (not reads_no_text)
+        assert allocator_words(name).startswith("PMQ, one program")
+    assert {allocator_words(name) for name in ("uniform", "of a later version")} == {
+        "uniform", "of a later version",
+    }  # fmt: skip
 
 
 def test_every_allocator_is_deterministic_and_meets_the_budget() -> None:
