@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.attention import Attention
+from engine.assembly import assemble
 from engine.budget import AS_IT_IS
 from engine.checkpoint import PROJECTIONS, write_dense, write_layer
 from engine.config import ModelConfig
@@ -31,6 +31,7 @@ from engine.manifest import (
 )
 from engine.model import Layer, Model, Norm
 from engine.packing import PackedMatrix
+from engine.tensor_names import dense_shapes, small_tensors
 
 
 def write_random_checkpoint(
@@ -80,31 +81,29 @@ def random_model(
 ) -> Model:
     """A model on a device, every layer with these widths; nothing is on the host or in 16 bits
     that is packed."""
-    hidden = config.hidden_size
-    queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
-
-    def norm() -> Norm:
-        return Norm(torch.ones(hidden, dtype=dtype), config.rms_norm_eps)
 
     def layer(index: int) -> Layer:
-        q, k, v, o = (
-            PackedLinear(_packed(PackedShape(*size, DENSE_BITS, group_size)))
-            for size in ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries))
-        )
-        return Layer(
-            index=index,
-            input_norm=norm(),
-            attention=Attention(q, k, v, o, config.head_dim, config.sliding_window),
-            post_norm=norm(),
-            router=FloatLinear(_floats(config.num_experts, hidden).to(dtype)),
-            experts=PackedExperts(_arena(config, expert_bits, group_size, rotated)),
-            top_k=config.top_k,
+        shapes, small = dense_shapes(config, group_size), small_tensors(config, index)
+
+        def floats(name: str) -> Tensor:
+            size = small[name].shape
+            return (torch.ones(size) if "norm" in name else _floats(*size)).to(dtype)
+
+        return assemble(
+            config,
+            index,
+            {name: PackedLinear(_packed(shape)) for name, shape in shapes.items()},
+            floats,
+            FloatLinear(floats("router.weight")),
+            PackedExperts(_arena(config, expert_bits, group_size, rotated)),
         )
 
     with torch.device(device):
-        embed, head = (_floats(config.vocab_size, hidden).to(dtype) for _ in range(2))
+        size = config.vocab_size, config.hidden_size
+        embed, head = (_floats(*size).to(dtype) for _ in range(2))
         layers = [layer(index) for index in range(config.num_layers)]
-        return Model(config, layers, embed, norm(), FloatLinear(head), dtype)
+        norm = Norm(torch.ones(config.hidden_size, dtype=dtype), config.rms_norm_eps)
+        return Model(config, layers, embed, norm, FloatLinear(head), dtype)
 
 
 def config_json(config: ModelConfig) -> dict[str, object]:
