@@ -55,6 +55,7 @@ WARMING = """
 from dataclasses import replace
 import torch
 from engine import attention, kernels
+from engine.architectures.architecture import Traits
 from engine.config import MIXTRAL_8X7B
 from engine.counters import Counters
 from engine.decoding import warming
@@ -70,7 +71,9 @@ from tests.triton_compile import compiling
 kernels._select = lambda kind: (TritonKernels(), "triton")
 attention._kernels = lambda kind: prompt_attention
 small = {"vocab_size": 64, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
-config = replace(MIXTRAL_8X7B, **small, num_heads=4, num_kv_heads=2, max_context=4096)
+traits = Traits("all", qkv_bias=True, clip=8.0, renormalised=False, shared_size=512)
+few = {"num_heads": 4, "num_kv_heads": 2, "top_k": 3, "max_context": 4096}
+config = replace(MIXTRAL_8X7B, **small, **few, traits=traits)
 sizes = warming.Sizes(config, torch.bfloat16, (1,), 128, rotated=True)
 cpu = torch.device("cpu")
 with compiling(86) as compiled:
@@ -81,7 +84,7 @@ with compiling(86) as compiled:
     config = replace(one.config, num_layers=2)
     model = replace(one, config=config, layers=[*one.layers, replace(one.layers[0], index=1)])
     context = Context(model, 1111)
-    for pruning in (NO_PRUNING, OdpPruning((0.5,) * 2, (1.0,) * 2)):
+    for pruning in (NO_PRUNING, OdpPruning((0.5,) * 2, (1.0,) * 2, ranks=((0.5,),) * 2)):
         for lengths in ([1, 1, 3], [17, 33], [40, 1, 19]):
             context.forget()
             for tokens in lengths:
@@ -89,11 +92,12 @@ with compiling(86) as compiled:
     operations = TritonOperations(model)
     DecodeStep(model, context.cache, DecodeState.allocate(model), operations).run()
     assert len(compiled) == before, [kernel.name for kernel in compiled[before:]]
+    assert not any(kernel.spilled for kernel in compiled)
 """
 
 
 def test_nothing_is_compiled_behind_the_warming() -> None:
-    """Prompts and caches of any length, and steps."""
+    """Prompts and caches of any length, and steps, of a model with all that there is."""
     run_compiler(WARMING)
 
 
