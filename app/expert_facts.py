@@ -12,13 +12,13 @@ View = Literal["bits", "frequency", "weight", "error", "live", "pruned"]
 VIEWS: tuple[View, ...] = ("bits", "frequency", "weight", "error", "live", "pruned")
 TALKING: tuple[View, ...] = ("live", "pruned")
 """Those that show what the model does now."""
-LEGENDS: dict[View, str] = {
+_LEGENDS: dict[View, str] = {
     "bits": "bits of each expert's weights",
     "frequency": "share of tokens that chose it, while the model was calibrated",
     "weight": "share of the routing weight that it carried then",
     "error": "error that its rounding makes at its width",
-    "live": "slots that ran in the last second of the reply",
-    "pruned": "of the slots that chose it in the last second, those that were skipped",
+    "live": "slots that ran in the last {span}",
+    "pruned": "of the slots that chose it in the last {span}, those that were skipped",
 }
 Table = tuple[tuple[float, ...], ...]
 Slots = tuple[tuple[int, ...], ...]
@@ -28,10 +28,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Live:
-    """What ran and what was pruned: ``runs[layer][expert]`` and ``skips`` are slots."""
+    """What ran and what was pruned: ``runs[layer][expert]`` and ``skips`` are slots, of a second or
+    of a ``whole`` reply."""
 
     runs: Slots = ()
     skips: Slots = ()
+    whole: bool = False
+
+    @classmethod
+    def of_reply(cls, meters: Meters | None) -> "Live":
+        """All of a reply that has these meters; None: nothing."""
+        return cls(meters.expert_runs, meters.expert_skips, whole=True) if meters else cls()
 
     @classmethod
     def between(cls, latest: Sequence[Meters]) -> "Live":
@@ -44,6 +51,11 @@ class Live:
         return cls(
             _less(last.expert_runs, first.expert_runs), _less(last.expert_skips, first.expert_skips)
         )
+
+    @property
+    def span(self) -> str:
+        """Of what it is."""
+        return "reply" if self.whole else "second"
 
     def pruned(self, layer: int) -> float:
         """Share of a layer's slots that were skipped; 0 when none were routed."""
@@ -67,6 +79,11 @@ def _less(now: Slots, then: Slots) -> Slots:
     )
 
 
+def legend(view: View, live: Live) -> str:
+    """What the bars mean."""
+    return _LEGENDS[view].format(span=live.span)
+
+
 def table(layers: Sequence[LayerRecord], view: View, live: Live) -> Table:
     """The view's value of each expert, 0 where it is not known."""
     if view in TALKING and not live.runs:
@@ -87,16 +104,28 @@ def in_words(manifest: Manifest, layer: int, expert: int, live: Live) -> str:
     facts = [
         f"Layer {layer}, expert {expert}: {_bits(record.expert_bits[expert])}.",
         f"Chosen by {share(_at(record.frequency, expert, 0.0))} of the slots, carries "
-        f"{share(_at(record.routing_weight, expert, 0.0))} of the weight, error "
-        f"{_error(record, expert):.3g}.",
+        f"{share(_at(record.routing_weight, expert, 0.0))} of the weight.",
+        _error_words(manifest, layer, expert),
     ]
     if live.runs:
         facts.append(
-            f"In the last second: {live.runs[layer][expert]} runs, "
+            f"In the last {live.span}: {live.runs[layer][expert]} runs, "
             f"{live.skips[layer][expert]} pruned; of this layer's slots "
             f"{share(live.pruned(layer))} were pruned."
         )
     return " ".join(facts)
+
+
+def _error_words(manifest: Manifest, layer: int, expert: int) -> str:
+    """As a share of the residual stream, where eps was measured at the layer's own output."""
+    record = manifest.layers[layer]
+    error = _error(record, expert)
+    if not error:
+        return "What its rounding costs was not measured."
+    if record.stream_norm and manifest.recipe.error == "block":
+        part = share(error / record.stream_norm)
+        return f"Rounding it changes the stream behind its layer by {part}."
+    return f"Rounding error (eps) {error:.3g}."
 
 
 def _row(layer: LayerRecord, view: View) -> tuple[float, ...]:

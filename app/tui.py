@@ -149,15 +149,17 @@ class McChatApp(App[None]):
 
     def action_map(self) -> None:
         """Show the experts of the chat's model, and which of them run."""
-        if isinstance(self.screen, ChatScreen):
-            folder = self.screen.model
+        chat = self.screen
+        if isinstance(chat, ChatScreen):
+            folder = chat.model
             try:
                 manifest = read_manifest(folder)
             except CheckpointError as error:
                 self.notify(str(error), title="No map", severity="warning", markup=False)
                 return
             name = models.display_name(folder)
-            self.push_screen(ExpertMapScreen(name, manifest, self._services.events, "live"))
+            events = self._services.events
+            self.push_screen(ExpertMapScreen(name, manifest, events, "live", chat.meters))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette lists: our commands, where the screen below has their actions."""

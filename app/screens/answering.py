@@ -30,7 +30,7 @@ FIELDS: dict[str, tuple[str, type[int] | type[float], str]] = {
 """Label, type, and what an empty field means; those that may not be empty have no such words."""
 
 TOLD = "What the model is told before the chat begins; empty: nothing."
-NO_PRESETS = "none yet; [presets.NAME] in the settings makes one"
+NO_PRESETS = "none ([presets.NAME] in the settings)"
 ONE_LINE = "Tab and arrows: the fields"
 
 

@@ -13,7 +13,7 @@ from textual.signal import Signal
 from textual.widgets import Static
 
 from app.engine_client import WorkerEvent
-from app.expert_facts import LEGENDS, TALKING, VIEWS, Live, View, in_words
+from app.expert_facts import TALKING, VIEWS, Live, View, in_words, legend
 from app.render import safe_text
 from app.widgets.expert_map import ExpertMap
 from app.widgets.gauge import LIVE_READINGS
@@ -38,8 +38,14 @@ class ExpertMapScreen(Screen[None]):
     ]
 
     def __init__(
-        self, name: str, manifest: Manifest, events: Signal[WorkerEvent] | None, view: View = "bits"
+        self,
+        name: str,
+        manifest: Manifest,
+        events: Signal[WorkerEvent] | None,
+        view: View = "bits",
+        before: Meters | None = None,
     ) -> None:
+        """``before``: the meters of the last reply."""
         super().__init__()
         self._model_name = name
         self._manifest = manifest
@@ -48,6 +54,7 @@ class ExpertMapScreen(Screen[None]):
         self._latest: deque[Meters] = deque(maxlen=LIVE_READINGS)
         self._map = ExpertMap(manifest)
         self._map.view = view
+        self._map.live = Live.of_reply(before)
 
     def compose(self) -> ComposeResult:
         """The views, the grid, what it means, and the chosen expert in words."""
@@ -104,8 +111,8 @@ class ExpertMapScreen(Screen[None]):
         self.query_one("#views", Static).update(Content("").join(views))
         waiting = current in TALKING and not self._map.live.runs
         quiet = "nothing has run yet: it shows what runs while the model talks"
-        legend = f"digit: bits · bar: {quiet if waiting else LEGENDS[current]}"
-        self.query_one("#legend", Static).update(Content.styled(legend, "$quiet"))
+        words = f"digit: bits · bar: {quiet if waiting else legend(current, self._map.live)}"
+        self.query_one("#legend", Static).update(Content.styled(words, "$quiet"))
         layer, expert = self._map.cursor
-        words = in_words(self._manifest, layer, expert, self._map.live)
-        self.query_one("#expert", Static).update(words)
+        read_out = in_words(self._manifest, layer, expert, self._map.live)
+        self.query_one("#expert", Static).update(read_out)

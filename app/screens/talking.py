@@ -313,6 +313,11 @@ class TalkingScreen(Screen[None]):
         """Whether a reply is being written."""
         return self._conversation.reply is not None
 
+    @property
+    def meters(self) -> protocol.Meters | None:
+        """Of the reply that is written, or that was written last."""
+        return self._readings.meters
+
     def _is_current(self, reply: int) -> bool:
         return self._conversation.reply is not None and self._conversation.reply.id == reply
 

@@ -5,7 +5,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from app.expert_facts import LEGENDS, TALKING, Live, View
+from app.expert_facts import TALKING, Live, View, legend
 from app.widgets.expert_map import ExpertMap
 from app.widgets.gauge import Readings
 from engine.manifest import Manifest
@@ -50,8 +50,8 @@ class MapPanel(Vertical):
         grid.fit(WIDTH - 4)
         title = Content.assemble(("EXPERTS ", "bold $quiet"), (f" {view} ", "reverse bold"))
         self.query_one("#map-title", Static).update(title)
-        legend = f"digit: bits · bar: {LEGENDS[view]}"
-        self.query_one("#map-legend", Static).update(Content.styled(legend, "$quiet"))
+        words = f"digit: bits · bar: {legend(view, self._live)}"
+        self.query_one("#map-legend", Static).update(Content.styled(words, "$quiet"))
         self.remove_class("-hidden")
 
     def tell(self, readings: Readings) -> None:

@@ -57,11 +57,26 @@ async def test_the_cursor_reads_an_expert_out_and_stays_inside():
         assert text(pilot, "#expert").startswith("Layer 0, expert 0: 3 bits. Chosen by 25 %")
         await pilot.press("left", "up", "down", "right", "right")
         assert text(pilot, "#expert").startswith("Layer 1, expert 2: 2 bits.")
-        assert "error 0.2" in text(pilot, "#expert")
+        assert "behind its layer by 2.5 %." in text(pilot, "#expert"), "0.2 of a norm of 8"
         await pilot.press("end", *["right"] * 9)
         assert grid.cursor == (3, 3)
         await pilot.press("escape")
         await wait_until(pilot, lambda: pilot.app.screen.query(Prompt))
+
+
+async def test_behind_a_reply_it_shows_what_that_ran():
+    install_model()
+    async with make_app().run_test(size=(120, 36)) as pilot:
+        await wait_for_state(pilot, "ready")
+        pilot.app.screen.query_one(Prompt).text = "hello"
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: pilot.app.screen.query(ModelMessage))
+        await wait_for_state(pilot, "ready")
+        grid = await open_map(pilot)
+        assert grid.view == "live"
+        assert grid.live.runs[2][1] > 0
+        assert "in the last reply" in text(pilot, "#legend")
+        assert f"{grid.live.runs[0][0]} runs" in text(pilot, "#expert")
 
 
 async def test_it_lives_while_the_model_talks():

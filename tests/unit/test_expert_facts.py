@@ -1,4 +1,4 @@
-from app.expert_facts import Live, table
+from app.expert_facts import Live, legend, table
 from engine.manifest import LayerRecord
 from engine.protocol import Meters
 
@@ -33,4 +33,8 @@ def test_one_reading_counts_from_the_beginning_and_none_is_nothing():
     first = Meters(expert_runs=((1, 2),), expert_skips=((0, 1),))
     assert Live.between([first]) == Live(((1, 2),), ((0, 1),))
     assert Live.between([]) == Live()
+    assert Live.of_reply(first) == Live(((1, 2),), ((0, 1),), whole=True)
+    assert Live.of_reply(None) == Live()
+    assert legend("live", Live.of_reply(first)) == "slots that ran in the last reply"
+    assert "in the last second, those" in legend("pruned", Live.between([first]))
     assert Live().pruned(3) == Live().pruned_of(3, 0) == 0
