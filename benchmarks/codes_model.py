@@ -16,11 +16,11 @@ from assets import DEMO_DIR
 from benchmarks.codes_rounding import Rounder, relative_error
 from compress.calibration import CalibrationSize, demo_windows
 from compress.correction import fit_up
+from compress.expert_rounding import expert_hessian
 from compress.projection import chunk_of
 from compress.quantizers.hessian import Hessian
 from compress.quantizers.refine import quantize_refined
 from compress.routed import MoeBlock, expert_of
-from compress.significance import expert_hessian
 from compress.streams import StreamStore, attend
 from engine.experts import FloatExperts
 from engine.hadamard import rotate

@@ -2,21 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from compress import pruning, streams
-from compress.correction import fit_up
 from compress.data_free import ODP_QUANTILE, ODP_THRESHOLD, even_hessian
+from compress.expert_rounding import ExpertRounding
 from compress.host_memory import give_back
 from compress.projection import chunk_of
 from compress.quantizers import Quantizer
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian, HessianSum
 from compress.routed import MoeBlock, StreamedExperts
-from compress.significance import expert_hessian
 from compress.streams import Stream, StreamStore
 from engine.attention import Rotation
 from engine.checkpoint import PROJECTIONS, Projection
@@ -290,19 +288,12 @@ def _quantize_expert(
     else holds its exact gate and up once they are quantized.
     """
     expert = experts.read(index)
-    hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-    chunk, turn = chunk_of(inner), partial(quantize.turn, group_size=group_size)
-    hessian = expert_hessian(block, index, hidden, chunk, turn)
-    (gate_up,) = quantize(turn(expert.gate_up.float()), hessian, (bits,), group_size)
-    del hessian
-    if quantize.corrected:
-        (gate_up,) = fit_up(block, index, expert, (gate_up,), chunk)
+    rounding = ExpertRounding(block, index, quantize, group_size)
+    (gate_up,), _ = rounding.gate_up(expert, (bits,))
     expert = expert.replaced(gate_up=gate_up.dequantize())
-    hessian = expert_hessian(block, index, inner, chunk, lambda x: turn(expert.inner(x)))
-    (down,) = quantize(turn(expert.down.float()), hessian, (bits,), group_size)
-    del hessian
+    (down,), _ = rounding.down(expert, (bits,))
     expert = expert.replaced(down=down.dequantize())
     tokens, weights = block.routed(index)
-    for part, x in block.inputs(tokens, chunk):
+    for part, x in block.inputs(tokens, chunk_of(expert.down.shape[1])):
         mixed.add_rows(tokens[part], expert.forward(x).mul_(weights[part].unsqueeze(1)))
     return pack_expert(gate_up, down)

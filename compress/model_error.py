@@ -11,17 +11,15 @@ the head, ||D M^T||_F^2 = sum(D (M^T M) * D).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from compress import streams
-from compress.correction import fit_up
+from compress.expert_rounding import ExpertRounding
 from compress.projection import FLOAT32, HALF, work_bytes
 from compress.quantizers import Quantizer
 from compress.routed import Expert, MoeBlock, expert_of
-from compress.significance import expert_hessian
 from compress.source import Source
 from compress.streams import Stream
 from engine.config import ModelConfig
@@ -209,15 +207,9 @@ class _Run:
 
     def _trials(self, block: MoeBlock, index: int, expert: Expert) -> list[Expert]:
         """The expert at each width."""
-        hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-        quantize, size = self._quantize, self._group_size
-        turn = partial(quantize.turn, group_size=size)
-        hessian = expert_hessian(block, index, hidden, CHUNK, turn)
-        gate_ups = quantize(turn(expert.gate_up.float()), hessian, self._widths, size)
-        if quantize.corrected:
-            gate_ups = fit_up(block, index, expert, gate_ups, CHUNK)
-        hessian = expert_hessian(block, index, inner, CHUNK, lambda x: turn(expert.inner(x)))
-        downs = quantize(turn(expert.down.float()), hessian, self._widths, size)
+        rounding = ExpertRounding(block, index, self._quantize, self._group_size)
+        gate_ups, _ = rounding.gate_up(expert, self._widths)
+        downs, _ = rounding.down(expert, self._widths)
         return [
             expert.replaced(gate_up.dequantize(), down.dequantize())
             for gate_up, down in zip(gate_ups, downs, strict=True)

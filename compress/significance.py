@@ -5,18 +5,16 @@ Everything is measured on the full-precision stream, so it does not depend on an
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from compress import streams
 from compress.allocation import LayerScores
-from compress.correction import fit_up
+from compress.expert_rounding import ExpertRounding
 from compress.host_memory import give_back
 from compress.projection import chunk_of
 from compress.quantizers import Quantizer
-from compress.quantizers.hessian import Hessian, HessianSum
 from compress.routed import Expert, MoeBlock, StreamedExperts
 from compress.streams import Stream, StreamStore
 from engine.attention import Rotation
@@ -83,19 +81,6 @@ def routing_weights(routing: Routing, experts: int) -> tuple[float, ...]:
     return tuple((sums / sums.sum()).tolist())
 
 
-def expert_hessian(
-    block: MoeBlock, index: int, width: int, chunk: int, inputs: Callable[[Tensor], Tensor]
-) -> Hessian:
-    """The Hessian of what ``inputs`` [t, width] makes of the normed tokens [t, H] that count for
-    an expert."""
-    tokens, counts = block.calibration_tokens(index, width)
-    roots = counts.sqrt().unsqueeze(1)  # [m, 1]
-    total = HessianSum(width, block.hidden.device)
-    for part, x in block.inputs(tokens, chunk):
-        total.add(inputs(x).mul_(roots[part]))
-    return total.mean()
-
-
 def _score_expert(
     block: MoeBlock,
     index: int,
@@ -107,25 +92,15 @@ def _score_expert(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """eps and trace errors of one expert at each width; its output is added to ``mixed``.
 
-    A Hessian is as large as a matrix or larger, so each is gone before the next is made. Without
-    widths, for an allocator that asks for no errors, nothing is rounded.
+    Without widths, for an allocator that asks for no errors, nothing is rounded.
     """
-    hidden, inner = expert.gate_up.shape[1], expert.down.shape[1]
-    chunk = chunk_of(inner)
+    chunk = chunk_of(expert.down.shape[1])
     if not widths:
         _changes(block, index, expert, (), mixed, chunk)
         return (), ()
-    turn = partial(quantize.turn, group_size=group_size)
-    hessian = expert_hessian(block, index, hidden, chunk, turn)
-    outer_trace = hessian.diagonal.mean()
-    gate_ups = quantize(turn(expert.gate_up.float()), hessian, widths, group_size)
-    del hessian
-    if quantize.corrected:
-        gate_ups = fit_up(block, index, expert, gate_ups, chunk)
-    hessian = expert_hessian(block, index, inner, chunk, lambda x: turn(expert.inner(x)))
-    inner_trace = hessian.diagonal.mean()
-    downs = quantize(turn(expert.down.float()), hessian, widths, group_size)
-    del hessian
+    rounding = ExpertRounding(block, index, quantize, group_size)
+    gate_ups, outer_trace = rounding.gate_up(expert, widths)
+    downs, inner_trace = rounding.down(expert, widths)
     trials = [
         expert.replaced(gate_up.dequantize(), down.dequantize())
         for gate_up, down in zip(gate_ups, downs, strict=True)

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.allocation import LayerScores
+from compress.expert_rounding import expert_hessian
 from compress.projection import FEWEST_OTHERS
 from compress.quantizers import Quantizer, quantizer
 from compress.quantizers.hessian import Hessian
 from compress.routed import WEIGHT_POWER, MoeBlock, StreamedExperts, expert_of
-from compress.significance import expert_hessian, frequencies, routing_weights, score_layer
+from compress.significance import frequencies, routing_weights, score_layer
 from compress.streams import Placement, Stream, StreamStore
 from engine.attention import Attention, Rope
 from engine.config import ModelConfig
