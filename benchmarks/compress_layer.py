@@ -1,6 +1,6 @@
 """One layer of Mixtral 8x7B at its true width through every stage of a compression.
 
-    python -m benchmarks.compress_layer [--tokens 8192] [--device auto] [--quantizer refined]
+    python -m benchmarks.compress_layer [--tokens 8192] [--device auto] [--quantizer rotated]
                                         [--quick] [--json] [--source DIR]
 
 The layer has random weights in the true layout. Rounding takes as long however many tokens
@@ -31,12 +31,12 @@ from benchmarks.random_original import mixtral_slice, write_random_original
 from compress import projection
 from compress.allocation import WIDTHS
 from compress.calibration import PAPER_SIZE
-from compress.passes import ONE_PASS
+from compress.passes import TWO_PASSES
 from compress.pipeline import CompressJob, compress
 from compress.progress import Progress, Stage
 from compress.projection import Work
-from compress.quantizer_names import sweeps_of
-from compress.quantizers import Quantizer, quantizer, scoring_quantizer
+from compress.quantizer_names import DEFAULT_QUANTIZER, sweeps_of
+from compress.quantizers import Quantizer, Round, quantizer, scoring_quantizer
 from compress.quantizers.grid import Codes
 from compress.quantizers.hessian import Hessian
 from engine import devices
@@ -44,7 +44,7 @@ from engine.config import MIXTRAL_8X7B, ModelConfig
 from engine.manifest import read_manifest
 
 RESULTS = Path(__file__).parent / "results"
-STAGES = ONE_PASS[0]
+STAGES = tuple(stage for stages in TWO_PASSES for stage in stages)
 WINDOW = 2048
 QUICK = {"hidden_size": 1024, "intermediate_size": 3584, "num_heads": 8, "num_kv_heads": 2}
 QUICK_TOKENS = 4096
@@ -95,18 +95,21 @@ class Stopwatch:
     def timed(self, quantize: Quantizer) -> Quantizer:
         """The same quantizer, its time added to the stage that it works for."""
 
-        def run(
-            weights: torch.Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
-        ) -> tuple[Codes, ...]:
-            began = self._clock()
-            codes = quantize(weights, hessian, widths, group_size)
-            if weights.device.type == "cuda":
-                torch.cuda.synchronize()
-            if self._stage in self.rounding:
-                self.rounding[self._stage] += self._clock() - began
-            return codes
+        def timed(round: Round) -> Round:
+            def run(
+                weights: torch.Tensor, hessian: Hessian, widths: Sequence[int], group_size: int
+            ) -> tuple[Codes, ...]:
+                began = self._clock()
+                codes = round(weights, hessian, widths, group_size)
+                if weights.device.type == "cuda":
+                    torch.cuda.synchronize()
+                if self._stage in self.rounding:
+                    self.rounding[self._stage] += self._clock() - began
+                return codes
 
-        return run
+            return run
+
+        return replace(quantize, round=timed(quantize.round), outside=timed(quantize.dense))
 
 
 def measure(source: Path, out: Path, tokens: int, device: str, name: str) -> Run:
@@ -148,7 +151,7 @@ def measure(source: Path, out: Path, tokens: int, device: str, name: str) -> Run
 def work_of(config: ModelConfig, samples: int, name: str) -> dict[Stage, Work]:
     """One layer's work with so many windows, by stage."""
     sweeps = sweeps_of(name)
-    return projection.layer_work(config, samples, WINDOW, len(WIDTHS), sweeps)
+    return projection.layer_work(config, samples, WINDOW, len(WIDTHS), sweeps, len(TWO_PASSES))
 
 
 def growing(work: Work) -> float:
@@ -266,7 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, default=8192, help="calibration tokens")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--quantizer", default="refined")
+    parser.add_argument("--quantizer", default=DEFAULT_QUANTIZER)
     parser.add_argument("--quick", action="store_true", help="a narrower layer")
     parser.add_argument("--json", action="store_true", help="print the figures")
     parser.add_argument("--source", type=Path, metavar="DIR", help="keep the checkpoint there")
