@@ -66,11 +66,14 @@ class KeysFooter(Widget):
         self.screen.bindings_updated_signal.unsubscribe(self)
 
     def render(self) -> Content:
-        """The keys from the left, as many as fit; the last one in any case."""
-        words = [self._words(key) for key in self.keys]
-        while len(words) > 1 and _joined(words).cell_length > self.content_size.width:
-            del words[-2]
-        return _joined(words)
+        """The keys from the left, as many as fit; the last one and the way back in any case."""
+        shown = list(self.keys)
+        while True:
+            line = _joined([self._words(key) for key in shown])
+            spare = [key for key in shown[:-1] if key.key != "escape"] or shown[:-1]
+            if line.cell_length <= self.content_size.width or not spare:
+                return line
+            shown.remove(spare[-1])
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         """Press the key that is there."""
@@ -111,7 +114,8 @@ class KeysFooter(Widget):
 
     def _look(self) -> None:
         self._is_looking = False
-        self.keys = tuple(self._active())
+        if self.is_attached:  # the screen may have gone meanwhile
+            self.keys = tuple(self._active())
 
     def _active(self) -> Iterable[ShownKey]:
         """The first key of each action."""
