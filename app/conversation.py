@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from app.history import Figures, History, MadeWith, MessageRecord, State
+from app.pruning_words import pruning_words
 from app.render import safe_text
 from app.reply_figures import added, figures, summary
-from engine.protocol import Finished, Generate, Message
+from engine.protocol import Finished, Generate, Message, SetPruning
 
 PAGE = 60
 """Messages that are read when a chat is opened, and at each look further back."""
@@ -207,13 +208,16 @@ class Conversation:
     def keep_beside(
         self, reply: int, text: str, state: State, made: MadeWith, took: Figures
     ) -> MessageRecord:
-        """Add another reply to what ``reply`` answers: a branch beside it, and the current line."""
+        """Add another reply to what ``reply`` answers: a branch beside it, and the current line.
+        Its line of figures names what it was made with, since that is how it differs."""
         chat = self._idle_chat()
+        pruning = pruning_words(SetPruning(made.pruning, made.pruning_strength))
+        words = f"{summary(took, made.left_out)} · {made.model}, {pruning}"
         with self._history.together():
             record = self._history.add_message(
                 chat, self._history.message(reply).parent, "assistant", text, state, made
             )
-            self._history.write_message(record.id, text, state, summary(took, made.left_out), took)
+            self._history.write_message(record.id, text, state, words, took)
         self._read()
         return record
 

@@ -175,9 +175,12 @@ class WizardScreen(Screen[Path | None]):
         scroll.scroll_relative(y=pages * scroll.size.height // 2, animate=False)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """On the first run there is nothing to go back to; often no job runs."""
+        """On the first run there is nothing to go back to; often no job runs, and there is one
+        device."""
         if action == "watch":
             return any(line.job for line in self.query(RunningLine))
+        if action == "device":
+            return len(self._devices) > 1
         return self._may_leave if action == "leave" else super().check_action(action, parameters)
 
     def action_leave(self) -> None:
@@ -291,6 +294,7 @@ class WizardScreen(Screen[Path | None]):
                 header.show("ready")
                 self._show_machine()
                 self._show_plan()
+                self.refresh_bindings()
             case protocol.Failed():
                 header.show("down", "no answer")
                 self._say(event.message, "error")

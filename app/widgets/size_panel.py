@@ -41,9 +41,12 @@ class SizePanel(Vertical):
         self._show_fit()
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
-        """Another width."""
+        """Another width; what Enter begins is seen, where the screen is low and the plan came late,
+        too."""
         event.stop()
         self._show_fit()
+        if event.data_table.has_focus:
+            self.call_after_refresh(self.scroll_visible, animate=False)
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """Where the screen is low: with a slider comes what it changes."""

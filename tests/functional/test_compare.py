@@ -98,6 +98,7 @@ async def test_the_same_again_without_pruning_and_kept_as_a_branch():
         assert kept.text == OTHERWISE
         assert (kept.record.branch, kept.record.branches) == (2, 2)
         assert kept.record.made.pruning == "off"
+        assert kept.record.summary.endswith(" · demo, no pruning")
         await pilot.press("left")
         await wait_until(pilot, lambda: pilot.app.screen.query(ModelMessage).last().text == ANSWER)
         await talk(pilot, "and the chat goes on")

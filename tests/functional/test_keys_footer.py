@@ -62,6 +62,28 @@ async def test_the_last_key_is_in_sight_where_not_all_fit() -> None:
         assert line(pilot).strip() == "h Thre"
 
 
+class Inner(Page):
+    """With a way back among the keys that are too many."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "press('Back')", "Back", key_display="Esc"),
+        Binding("z", "press('Four')", "Four"),
+    ]
+
+
+async def test_the_way_back_is_in_sight_where_not_all_fit() -> None:
+    async with Inner().run_test(size=(60, 4)) as pilot:
+        await pilot.pause()
+        words = line(pilot).strip()
+        assert words == "o One  t Two  h Three  Esc Back  z Four"
+        await pilot.resize_terminal(2 + len(words) - 1, 4)
+        await pilot.pause()
+        assert line(pilot).strip() == "o One  t Two  Esc Back  z Four"
+        await pilot.resize_terminal(20, 4)
+        await pilot.pause()
+        assert line(pilot).strip() == "Esc Back  z Four"
+
+
 async def test_a_click_presses_what_is_there_if_that_can_be_done() -> None:
     async with Page().run_test(size=(40, 4)) as pilot:
         page = pilot.app

@@ -32,6 +32,7 @@ from app.widgets.source_list import SourceList
 from assets import DEMO_DIR
 from compress.plan import plan
 from engine.config import MIXTRAL_8X7B
+from engine.protocol import Devices
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.fakes.fake_worker import DEVICES, SMALL_DEVICES
 from tests.hub_for_tests import Hub, connect, environment, running_hub
@@ -592,3 +593,14 @@ async def test_two_apps_and_one_output_make_one_job():
     async with make_app(story="hold").run_test(size=(120, 36)) as pilot:
         await hold(pilot)
         assert jobs.running_jobs() == before
+
+
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 36)])
+async def test_what_enter_begins_is_seen_however_late_the_engine_answers(size: tuple[int, int]):
+    async with make_app("--devices", "none").run_test(size=size) as pilot:
+        await wait_for_state(pilot, "starting")
+        await pilot.pause()
+        pilot.app._services.events.publish(Devices(SMALL_DEVICES))
+        strips = pilot.app.screen._compositor.render_strips
+        await wait_until(pilot, lambda: any("★ 2.50" in strip.text for strip in strips()))
+        assert not any("Device" in strip.text for strip in strips()), "there is only one"

@@ -1,4 +1,5 @@
-"""Pictures of every screen, wide and narrow. After a change that is meant:
+"""Pictures of what every screen can come to, wide and narrow; those in test_sizes_and_themes have
+none here. After a change that is meant:
 
     pytest tests/snapshots --snapshot-update
 
@@ -161,10 +162,6 @@ async def choose_mixtral(pilot: Pilot[None]) -> None:
     )
 
 
-def test_wizard_mixtral(picture):
-    assert picture(choose_mixtral)
-
-
 def test_wizard_nothing_fits(picture):
     assert picture(choose_mixtral, "--devices", "small")
 
@@ -221,10 +218,6 @@ def compress_until(fraction: float) -> Scene:
     return scene
 
 
-def test_compressing(picture):
-    assert picture(compress_until(0.55), story="hold")
-
-
 def test_compressing_what_is_downloaded(picture):
     assert picture(compress_until(0.31), story="downloads")
 
@@ -233,10 +226,6 @@ async def stop_or_leave(pilot: Pilot[None]) -> None:
     await compress_until(0.55)(pilot)
     await pilot.press("escape")
     await wait_until(pilot, lambda: isinstance(pilot.app.screen, PartingScreen))
-
-
-def test_compression_stop_or_leave(picture):
-    assert picture(stop_or_leave, story="hold")
 
 
 def test_compression_left_in_the_background(picture):
@@ -323,10 +312,6 @@ async def chat_with_one_chosen(pilot: Pilot[None]) -> None:
     await wait_until(pilot, lambda: isinstance(pilot.app.focused, ModelMessage))
 
 
-def test_chat_message_chosen(picture, model):
-    assert picture(chat_with_one_chosen)
-
-
 def test_chat_editing_with_a_file(picture, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("ducks and geese\n" * 300)
@@ -343,10 +328,6 @@ async def context_full(pilot: Pilot[None]) -> None:
     await replied(pilot, "grow")
     await wait_until(pilot, lambda: pilot.app.screen.query(Notice))
     await pilot.press("tab")
-
-
-def test_chat_context_full(picture, model):
-    assert picture(context_full)
 
 
 def test_chat_oldest_left_out(picture, model):
@@ -381,11 +362,6 @@ def set_up_a_preset() -> None:
     )
 
 
-def test_answering(picture, model):
-    set_up_a_preset()
-    assert picture(answering_screen)
-
-
 def below(pilot: Pilot[None]) -> str:
     return str(pilot.app.screen.query(".below").last(Static).content)
 
@@ -394,10 +370,6 @@ async def help_screen(pilot: Pilot[None]) -> None:
     await wait_for_state(pilot, "ready")
     await pilot.press("f1")
     await wait_until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
-
-
-def test_help(picture, model):
-    assert picture(help_screen)
 
 
 # --- the list of chats ----------------------------------------------------------------------------
@@ -441,10 +413,6 @@ def list_after(*keys: str) -> Scene:
 
 def test_chats(picture, chats):
     assert picture(list_after())
-
-
-def test_chats_found(picture, chats):
-    assert picture(list_after(*"duc"))
 
 
 def test_chats_not_found(picture, chats):
