@@ -20,6 +20,11 @@ def open_screen(model: str | None = None) -> None:
             'the screen needs a terminal; without one use `mc-chat run MODEL "..."`, '
             "`mc-chat chat --plain`, and `mc-chat --help` for more"
         )
+    if not is_drawn_here():
+        raise UsageError(
+            "the screen is drawn on standard error, which leads elsewhere here: leave it to the "
+            f"terminal; what the engine says is in {paths.shown(paths.log_dir())}"
+        )
     if os.environ.get("TERM") == "dumb":
         raise UsageError("this terminal (TERM=dumb) shows no screen; use `mc-chat chat --plain`")
     file = paths.settings_file()
@@ -34,3 +39,8 @@ def open_screen(model: str | None = None) -> None:
 def is_terminal() -> bool:
     """Whether a person reads and writes here."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def is_drawn_here() -> bool:
+    """Whether Textual's screen would be seen: it is written to standard error."""
+    return sys.__stderr__ is not None and sys.__stderr__.isatty()

@@ -18,6 +18,7 @@ from app.render import safe_text
 from app.screens.answering import Answering, AnsweringScreen
 from app.screens.chat_messages import MessagesScreen
 from app.screens.chats import ChatsScreen
+from app.screens.talking import OTHER_MODEL
 from app.widgets.gauge import Readings
 from app.widgets.messages import Notice
 from engine import protocol
@@ -27,7 +28,6 @@ from engine.protocol import ODP_OR_NOT
 
 BROAD = 150
 """Columns from which the map of the experts fits beside the chat."""
-OTHER_MODEL = (("Choose a model (F4)", "app.models"),)
 TOO_NARROW = "/map shows it by itself."
 ONE_TURN = "Only the last message is left, and it alone is too long; shorten it."
 

@@ -37,6 +37,7 @@ READING = "reading the chat"
 """Before the first token: a long chat takes its time."""
 
 RESTART = (("Restart engine (Ctrl+R)", "screen.restart"),)
+OTHER_MODEL = (("Choose a model (F4)", "app.models"),)
 CONTEXT_FULL = (
     ("Drop oldest turns", "screen.drop_oldest"),
     ("Summarise by hand", "screen.summarise"),
@@ -114,6 +115,8 @@ class TalkingScreen(Screen[None]):
             return "A reply is being written; Esc stops it."
         if self._header.state == "down" and not self.model.is_dir():
             return f"{self._model_name} is not on this machine any more; F4 chooses another model."
+        if self._header.state == "down" and self._services.engine.running:
+            return "No model is loaded; Ctrl+R tries again, F4 chooses another one."
         if self._header.state == "down":
             return "The engine is not running; Ctrl+R restarts it."
         return ""
@@ -240,7 +243,7 @@ class TalkingScreen(Screen[None]):
     async def _hear_not_loaded(self, failed: protocol.Failed) -> None:
         self._header.show("down", "not loaded")
         await self._end_reply("failed")
-        await self._tell(failed.message, (("Try again (Ctrl+R)", "screen.restart"),))
+        await self._tell(failed.message, (("Try again (Ctrl+R)", "screen.restart"), *OTHER_MODEL))
 
     async def _hear_death(self, died: WorkerDied) -> None:
         self._header.show("down", "engine stopped")

@@ -12,6 +12,7 @@ from app.history import HistoryError
 from app.screens.chat import ChatScreen
 from app.screens.chats import ChatsScreen
 from app.screens.help import HelpScreen
+from app.screens.models import ModelsScreen
 from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
 from app.widgets.messages import Notice, UserMessage
@@ -172,12 +173,17 @@ async def test_a_killed_engine_is_told_and_ctrl_r_restarts_it():
         await wait_for_state(pilot, "ready")
 
 
-async def test_a_model_that_does_not_load_says_why():
+async def test_a_model_that_does_not_load_says_why_and_another_can_be_chosen():
     folder = install_model("broken")
     async with make_app(model=folder).run_test() as pilot:
         await wait_for_state(pilot, "down")
         (notice,) = shown(pilot, Notice)
         assert notice == "▲ layer-03.safetensors is truncated; compress again"
+        await send(pilot, "hello?")
+        await wait_until(pilot, lambda: pilot.app._notifications)
+        assert "No model is loaded; Ctrl+R" in next(iter(pilot.app._notifications)).message
+        choose(pilot, "Choose a model (F4)")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
 
 
 async def test_a_full_context_offers_a_new_chat():

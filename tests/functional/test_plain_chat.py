@@ -179,6 +179,8 @@ def test_without_plain_the_screen_opens_with_the_model(
     monkeypatch.setattr(tui, "run", opened.append)
     failed(mc_chat("chat", "tiny"), 2, "needs a terminal")
     monkeypatch.setattr("app.opening.is_terminal", lambda: True)
+    failed(mc_chat("chat", "tiny"), 2, "drawn on standard error, which leads elsewhere")
+    monkeypatch.setattr("app.opening.is_drawn_here", lambda: True)
     monkeypatch.setenv("TERM", "dumb")
     failed(mc_chat("chat", "tiny"), 2, "use `mc-chat chat --plain`")
     monkeypatch.setenv("TERM", "xterm")

@@ -71,6 +71,7 @@ def test_the_first_start_of_the_screen_writes_the_file(
 ) -> None:
     monkeypatch.setattr(tui, "run", lambda model=None: None)
     monkeypatch.setattr("app.opening.is_terminal", lambda: True)
+    monkeypatch.setattr("app.opening.is_drawn_here", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
     assert mc_chat().code == 0
     assert paths.settings_file().read_text() == template()
