@@ -27,16 +27,6 @@ class Traits:
     renormalised: bool = True
     shared_size: int = 0
 
-    def beyond_compiled_step(self) -> tuple[str, ...]:
-        """In words, what the step that decodes a token on a processor does not know; a GPU's knows
-        all."""
-        named = {
-            "biases": self.qkv_bias,
-            "bounded queries": self.clip is not None,
-            "a shared expert": self.shared_size > 0,
-        }
-        return tuple(words for words, there in named.items() if there)
-
 
 AS_MIXTRAL = Traits()
 

@@ -27,9 +27,7 @@ def choose_steps(context: Context) -> tuple[Steps, str]:
     """
     model = context.model
     if not model.embed.is_cuda:
-        words = " and ".join(model.config.traits.beyond_compiled_step())
-        slower = f", layer by layer: no step knows {words}" if words else ""
-        return HostSteps(context), f"token by token{slower}"
+        return HostSteps(context), "token by token"
     if not can_step(model):
         return HostSteps(context), "token by token: the model is not compressed"
     try:

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import math
 import operator
 import sys
 import threading
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from engine.cache import KVCache
 from engine.config import ModelConfig
-from engine.experts import PackedExperts
+from engine.experts import PackedExperts, SharedExpert
 from engine.kernels import step_table as at
 from engine.layout import TILE_ROWS
 from engine.linear import AdjustedLinear, FloatLinear, Linear, PackedLinear, product_of
@@ -92,7 +93,7 @@ class DecodeStep:
         self.counts = np.zeros((layers, 2 * config.num_experts), np.int64)
         self._config = config
         self._rope = model.rope
-        self._progress = np.zeros((2 + at.PHASES * layers) * at.LINE, np.int64)
+        self._progress = np.zeros((2 + (at.PHASES + 1) * layers) * at.LINE, np.int64)
         self._rule = NO_PRUNING.decode_rule(layers)
         self._rule_numbers = np.zeros((layers, top_k), np.float32)
         self._price = np.zeros(1, np.float32)
@@ -225,7 +226,8 @@ class DecodeStep:
         row[at.EMBED_KIND], row[at.EMBED] = _KINDS[model.embed.dtype], model.embed.data_ptr()
         row[at.FINAL_NORM] = model.norm.weight.data_ptr()
         norms = [norm for layer in model.layers for norm in (layer.input_norm, layer.post_norm)]
-        epsilons = [norm.eps for norm in [*norms, model.norm]] + [config.rms_norm_eps]
+        epsilons = [norm.eps for norm in [*norms, model.norm]]
+        epsilons += [config.rms_norm_eps, config.traits.clip or math.inf]
         self._epsilons = np.array(epsilons, np.float32)
         hidden, inner = config.hidden_size, config.intermediate_size
         shared: dict[int, NDArray[Any]] = {
@@ -241,6 +243,9 @@ class DecodeStep:
             at.SHARES: self.weights,
             at.COUNTS: self.counts,
             at.PROGRESS: self._progress,
+            at.SHARED_INPUT: _floats(hidden),
+            at.SHARED_ACTIVATIONS: _floats(config.traits.shared_size),
+            at.SHARED_FACTOR: _floats(1),
         }
         self._shared = list(shared.values())
         for field, array in shared.items():
@@ -252,8 +257,7 @@ class DecodeStep:
     def _lay_out(self, row: Ints, layers: Ints) -> None:
         """What a thread has for itself: how much, and where in it everything lies."""
         config = self._config
-        linears = range(0, at.EXPERT_TABLE, at.LINEAR_FIELDS)
-        groups = [int(layers[:, place + at.GROUP].max()) for place in linears[:5]]
+        groups = [int(layers[:, place + at.GROUP].max()) for place in at.LINEARS]
         group = max(*groups, int(layers[:, at.EXPERT_GROUP].max()), int(row[at.HEAD + at.GROUP]))
         block = max(at.COLUMN_BLOCK, group)
         sharing = config.num_heads // config.num_kv_heads
@@ -306,37 +310,49 @@ def _suits(model: "Model") -> bool:
 
 def _layer_suits(layer: "Layer", config: ModelConfig) -> bool:
     attention = layer.attention
-    queries, keys = config.norm_sizes
-    linears = (
-        _unnormed(attention.q, queries, config.rms_norm_eps),
-        _unnormed(attention.k, keys, config.rms_norm_eps),
-        attention.v,
-        attention.o,
-        layer.router,
-    )
+    sizes = (*config.norm_sizes, 0)
+    projections = (attention.q, attention.k, attention.v)
     return (
         isinstance(layer.experts, PackedExperts)
         and layer.renormalised == config.traits.renormalised
-        and layer.shared is None
-        and all(map(_linear_suits, linears))
+        and _shared_suits(layer.shared, config.traits.shared_size)
+        and all(_adjusted_suits(*each, config) for each in zip(projections, sizes, strict=True))
+        and _linear_suits(attention.o)
+        and _linear_suits(layer.router)
         and _norm_suits(layer.input_norm)
         and _norm_suits(layer.post_norm)
     )
 
 
-def _unnormed(linear: Linear, size: int, eps: float) -> Linear:
-    """The product of a layer whose outputs pass no more than a norm of this size."""
+def _adjusted_suits(linear: Linear, size: int, config: ModelConfig) -> bool:
+    """Whether a product is known whose outputs pass no more than a bias, a norm with ``size``
+    weights, and the model's bound."""
+    clip = linear.clip if isinstance(linear, AdjustedLinear) else None
+    if clip != config.traits.clip or not _linear_suits(product_of(linear)):
+        return False
     if not isinstance(linear, AdjustedLinear):
-        return linear
+        return True
     norm = linear.norm
-    alone = linear.bias is None and linear.clip is None and linear.eps == eps
-    if norm is None or not alone or len(norm) != size:
-        return linear
-    return linear.product if norm.dtype == torch.float32 and norm.is_contiguous() else linear
+    known = norm is None or (len(norm) == size and linear.eps == config.rms_norm_eps)
+    return known and _floats_suit(norm) and _floats_suit(linear.bias)
+
+
+def _shared_suits(shared: SharedExpert | None, size: int) -> bool:
+    """Whether a layer has no shared expert, or one with so many inner activations."""
+    if shared is None:
+        return size == 0
+    matrices = (shared.gate, shared.up, shared.down)
+    if not all(map(_linear_suits, matrices)) or not _floats_suit(shared.share):
+        return False
+    return _linear_row(shared.gate)[at.ROWS] == size
+
+
+def _floats_suit(tensor: Tensor | None) -> bool:
+    return tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous())
 
 
 def _norm_suits(norm: "Norm") -> bool:
-    return norm.weight.dtype == torch.float32 and norm.weight.is_contiguous()
+    return _floats_suit(norm.weight)
 
 
 def _linear_suits(linear: Linear) -> bool:
@@ -369,13 +385,17 @@ def _layer_row(layer: "Layer") -> Ints:
         layer.attention,
         layer.experts.arena,
     )
-    for place, linear in {
+    linears = {
         at.QUERY: product_of(attention.q),
         at.KEY: product_of(attention.k),
-        at.VALUE: attention.v,
+        at.VALUE: product_of(attention.v),
         at.OUTPUT: attention.o,
         at.ROUTER: layer.router,
-    }.items():
+    }
+    if layer.shared is not None:
+        linears[at.SHARED_GATE], linears[at.SHARED_UP] = layer.shared.gate, layer.shared.up
+        linears[at.SHARED_DOWN], row[at.SHARE] = layer.shared.down, layer.shared.share.data_ptr()
+    for place, linear in linears.items():
         row[place : place + at.LINEAR_FIELDS] = _linear_row(linear)
     for field, tensor in {
         at.INPUT_NORM: layer.input_norm.weight,
@@ -386,15 +406,20 @@ def _layer_row(layer: "Layer") -> Ints:
         at.EXPERT_ZEROS: arena.zeros,
     }.items():
         row[field] = tensor.data_ptr()
-    row[at.QUERY_NORM], row[at.KEY_NORM] = map(_norm_address, (attention.q, attention.k))
+    projections = (attention.q, attention.k, attention.v)
+    biases, norms = zip(*map(_adjustments, projections), strict=True)
+    row[at.QUERY_BIAS : at.VALUE_BIAS + 1] = biases
+    row[at.QUERY_NORM], row[at.KEY_NORM], _ = norms
     row[at.EXPERT_GROUP], row[at.ROTATED] = arena.layout.group_size, arena.layout.rotated
     return row
 
 
-def _norm_address(linear: Linear) -> int:
-    """Where the norm of a layer's outputs lies, 0 for none."""
-    norm = linear.norm if isinstance(linear, AdjustedLinear) else None
-    return 0 if norm is None else norm.data_ptr()
+def _adjustments(linear: Linear) -> tuple[int, int]:
+    """Where the bias and the norm of a layer's outputs lie, 0 for none."""
+    if not isinstance(linear, AdjustedLinear):
+        return 0, 0
+    bias, norm = (0 if part is None else part.data_ptr() for part in (linear.bias, linear.norm))
+    return bias, norm
 
 
 def _projected(config: ModelConfig) -> int:

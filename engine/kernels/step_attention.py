@@ -22,7 +22,7 @@ def _rotate(
 ) -> None:
     """Rotate a head, of ``heads`` at x, to the call's position; see `engine.attention.Rotation`.
 
-    Where there is a ``norm``, the head passes it first.
+    Where there is a ``norm``, the head passes it first, and what there is of a bound.
     """
     dim = model[at.HEAD_DIM]
     half, own = dim // 2, x + head * dim * FLOAT
@@ -34,11 +34,21 @@ def _rotate(
         factor = float32(1) / float32(sqrt(mean + eps))
         vectors.scale_by(own, factor, norm + head * dim * FLOAT if whole else norm, dim, out)
         own = out
+    bound = _bound(model)
     for place in range(half):
         first, second = memory.float_at(own, place), memory.float_at(own, place + half)
+        if bound < inf:
+            first, second = min(max(first, -bound), bound), min(max(second, -bound), bound)
         turned = _turn(call, place, first, second) * scale
         memory.put_float(out, place + half, _turn(call, place + half, second, first) * scale)
         memory.put_float(out, place, turned)
+
+
+@njit(**OPTIONS)
+def _bound(model: Table) -> float:
+    """On the size of queries, keys and values; infinite where there is none."""
+    bound: float = memory.float_at(model[at.EPSILONS], 2 * model[at.LAYERS] + 2)
+    return bound
 
 
 @njit(**OPTIONS)
@@ -84,7 +94,12 @@ def _remember(model: Table, layer: Table, call: Table, head: int, mine: int) -> 
     keys = model[at.PROJECTED] + tiles_of(layer, at.QUERY) * TILE_ROWS * FLOAT
     heads = model[at.KV_HEADS]
     value = keys + (tiles_of(layer, at.KEY) * TILE_ROWS + head * dim) * FLOAT
-    norm = layer[at.KEY_NORM]
+    norm, bound = layer[at.KEY_NORM], _bound(model)
+    if bound < inf:
+        for element in range(dim):
+            memory.put_float(
+                value, element, min(max(memory.float_at(value, element), -bound), bound)
+            )
     if layer[at.KEY_SCALES] == 0:
         row = place * dim * FLOAT
         _rotate(model, call, keys, head, heads, norm, float32(1), layer[at.KEYS] + row)

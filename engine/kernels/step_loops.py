@@ -14,7 +14,7 @@ the thread has for itself.
 import hashlib
 import time
 from collections.abc import Callable
-from math import sqrt
+from math import exp, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -87,23 +87,21 @@ def _project(model: Table, layer: Table, index: int, phase: int, mine: int) -> N
             if first == last:
                 break
             out = model[at.PROJECTED]
-            for place, begin, tiles in (
-                (at.QUERY, 0, queries),
-                (at.KEY, queries, keys),
-                (at.VALUE, queries + keys, keys),
+            for place, bias, begin, tiles in (
+                (at.QUERY, at.QUERY_BIAS, 0, queries),
+                (at.KEY, at.KEY_BIAS, queries, keys),
+                (at.VALUE, at.VALUE_BIAS, queries + keys, keys),
             ):
                 low, high = max(first, begin), min(last, begin + tiles)
                 if low < high:
-                    dense_rows(
-                        layer,
-                        place,
-                        low - begin,
-                        high - begin,
-                        x,
-                        mine,
-                        model,
-                        out + low * TILE_ROWS * FLOAT,
-                    )
+                    rows = out + low * TILE_ROWS * FLOAT
+                    low, high = low - begin, high - begin
+                    dense_rows(layer, place, low, high, x, mine, model, rows)
+                    if layer[bias] != 0:
+                        row = low * TILE_ROWS
+                        count = min(high * TILE_ROWS, layer[place + at.ROWS]) - row
+                        added = layer[bias] + row * FLOAT
+                        vectors.plus_scaled(rows, added, float32(1), count, rows)
             done(progress, last - first)
     wait(model, phase, total)
 
@@ -145,6 +143,11 @@ def _route(model: Table, layer: Table, call: Table, index: int, phase: int, mine
             keep_worth(model, index, ids, shares)
         elif model[at.TOP_K] > 1:
             prune(model, call, index, ids, shares)
+        if _has_shared(layer):
+            vectors.widen_floats(normed, model[at.HIDDEN], model[at.SHARED_INPUT])
+            share = vectors.float_product(layer[at.SHARE], normed, model[at.HIDDEN])
+            factor = float32(1) / (float32(1) + float32(exp(-share)))
+            memory.put_float(model[at.SHARED_FACTOR], 0, factor)
         if layer[at.ROTATED]:
             rotate(normed, model[at.HIDDEN], layer[at.EXPERT_GROUP])
         counts = model[at.COUNTS] + index * 2 * model[at.EXPERTS] * INT
@@ -202,6 +205,31 @@ def _bits(layer: Table, expert: int, matrix: int) -> int:
 
 
 @njit(**OPTIONS)
+def _has_shared(layer: Table) -> bool:
+    """Whether the layer has an expert that every token passes."""
+    found: bool = layer[at.SHARED_GATE + at.ROWS] != 0
+    return found
+
+
+@njit(**OPTIONS)
+def _shared_gate_up(model: Table, layer: Table, phase: int, mine: int) -> None:
+    """silu(gate x) * (up x) of the shared expert; `_down` waits for it."""
+    progress = model[at.PROGRESS] + phase * at.LINE * INT
+    total, gate = tiles_of(layer, at.SHARED_GATE), mine + model[at.RESULTS]
+    while True:
+        first, last = take(progress, total, model[at.THREADS], at.TILES)
+        if first == last:
+            break
+        count, x = (last - first) * TILE_ROWS, model[at.SHARED_INPUT]
+        up = gate + count * FLOAT
+        dense_rows(layer, at.SHARED_GATE, first, last, x, mine, model, gate)
+        dense_rows(layer, at.SHARED_UP, first, last, x, mine, model, up)
+        out = model[at.SHARED_ACTIVATIONS] + first * TILE_ROWS * FLOAT
+        vectors.gated(gate, up, count, out)
+        done(progress, last - first)
+
+
+@njit(**OPTIONS)
 def _gate_up(model: Table, layer: Table, index: int, phase: int, mine: int) -> None:
     """silu(gate x) * (up x) of the experts that run, rotated where ``down`` is."""
     progress = model[at.PROGRESS] + phase * at.LINE * INT
@@ -251,8 +279,10 @@ def _gate_up(model: Table, layer: Table, index: int, phase: int, mine: int) -> N
 
 
 @njit(**OPTIONS)
-def _down(model: Table, layer: Table, index: int, phase: int, mine: int) -> None:
+def _down(model: Table, layer: Table, index: int, phase: int, shared_phase: int, mine: int) -> None:
     """The residual stream after the experts."""
+    if _has_shared(layer):
+        wait(model, shared_phase, tiles_of(layer, at.SHARED_GATE))
     progress = model[at.PROGRESS] + phase * at.LINE * INT
     total = (model[at.HIDDEN] + TILE_ROWS - 1) // TILE_ROWS
     top_k, columns, group = model[at.TOP_K], model[at.INNER], layer[at.EXPERT_GROUP]
@@ -278,6 +308,10 @@ def _down(model: Table, layer: Table, index: int, phase: int, mine: int) -> None
                 _add_expert(model, layer, expert, 2, start, count, first, last, mine, results)
             vectors.plus_scaled(base, results, memory.float_at(shares, k), count_rows, out)
             base = out
+        if _has_shared(layer):
+            x, factor = model[at.SHARED_ACTIVATIONS], memory.float_at(model[at.SHARED_FACTOR], 0)
+            dense_rows(layer, at.SHARED_DOWN, first, last, x, mine, model, results)
+            vectors.plus_scaled(base, results, factor, count_rows, out)
         done(progress, last - first)
     wait(model, phase, total)
 
@@ -344,9 +378,12 @@ def _entrances(sources: int) -> tuple[Callable[..., None], Callable[..., None]]:
             _stamp(model, phase + 2, thread)
             _route(model, layer, call, index, phase + 3, mine)
             _stamp(model, phase + 3, thread)
+            shared_phase = 2 + at.PHASES * model[at.LAYERS] + index
+            if _has_shared(layer):
+                _shared_gate_up(model, layer, shared_phase, mine)
             _gate_up(model, layer, index, phase + 4, mine)
             _stamp(model, phase + 4, thread)
-            _down(model, layer, index, phase + 5, mine)
+            _down(model, layer, index, phase + 5, shared_phase, mine)
             _stamp(model, phase + 5, thread)
             phase += at.PHASES
         _head(model, call, phase, mine)

@@ -162,7 +162,7 @@ def exact_logits(model: Model, tokens: Tensor, skipped: Tensor) -> Tensor:
         if layer.renormalised:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if skipped[index]:
-            weights[-1] = torch.tensor([1.0, 0.0])
+            weights[-1] = torch.tensor([weights[-1].sum(), 0.0])
         x = x + _mixed(layer, normed, ids, weights)
     return _weight(model.head) @ _normed(x[-1], model.norm)
 

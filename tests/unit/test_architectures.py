@@ -13,8 +13,6 @@ from engine.cache import KVCache
 from engine.checkpoint import load_model
 from engine.config import ModelConfig
 from engine.counters import Counters
-from engine.decoding.choice import choose_steps
-from engine.decoding.context import Context
 from engine.errors import SourceError
 from tests.unit.architectures_for_tests import KINDS, save_tiny
 
@@ -100,15 +98,6 @@ def test_a_token_is_counted_with_all_that_it_passes(kind: str, tmp_path: Path) -
     assert seen.tokens == 7
     assert seen.activated_params == reference.num_parameters() - unused - embeddings
     assert seen.activated_bytes == 4 * seen.activated_params
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_step_that_does_not_know_a_part_says_so(kind: str, tmp_path: Path) -> None:
-    save_tiny(kind, tmp_path)
-    model = load_model(tmp_path)
-    _, note = choose_steps(Context(model, 16))
-    shared = "token by token, layer by layer: no step knows biases and a shared expert"
-    assert note == (shared if kind == "qwen2_moe" else "token by token")
 
 
 def fields(kind: str, tmp_path: Path, **changes: Any) -> dict[str, Any]:

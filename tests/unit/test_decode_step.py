@@ -31,6 +31,7 @@ from tests.unit.packed_models_for_tests import Shape, exact_logits, random_model
 from tests.unit.test_kernels import exact
 from tests.unit.test_packing import random_packed
 
+SHARED = Traits(qkv_bias=True, renormalised=False, shared_size=640)
 SHAPES = {
     "plain": Shape(),
     "one query a key": Shape(heads=2, kv_heads=2, head_dim=32),
@@ -67,6 +68,11 @@ SHAPES = {
         expert_bits=(1, 2, 3, 2, 1, 3),
         traits=Traits(norms="all", renormalised=False),
     ),
+    "bounded": Shape(traits=Traits(norms="all", clip=0.7)),
+    "biases and a shared expert": Shape(traits=SHARED, head_dim=48, heads=2, kv_heads=1),
+    "biases and a shared expert, rotated": Shape(
+        hidden=128, inner=128, group=64, rotated=True, top_k=3, traits=SHARED
+    ),
 }
 OF_FLOAT64 = [
     "plain",
@@ -76,6 +82,8 @@ OF_FLOAT64 = [
     "top 1",
     "heads normed",
     "all heads normed, weights as they are",
+    "bounded",
+    "biases and a shared expert",
 ]
 
 
@@ -226,7 +234,8 @@ def test_attention_to_itself_protects_a_token() -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_threads_change_no_bit(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = random_model(Shape(hidden=256, inner=1120, heads=8, head_dim=32, vocab=700))
+    shape = Shape(hidden=256, inner=1120, heads=8, head_dim=32, vocab=700, traits=SHARED)
+    model = random_model(shape)
     before = torch.get_num_threads()
 
     def outcome(number: int) -> list[Tensor]:
@@ -237,6 +246,7 @@ def test_threads_change_no_bit(count: int, monkeypatch: pytest.MonkeyPatch) -> N
             layer.keys[:, :, : SPLIT_KEYS + 5].normal_()
             layer.values[:, :, : SPLIT_KEYS + 5].normal_()
         cache.length = SPLIT_KEYS + 5
+        assert is_compiled(model, cache, half_pruned(model))
         logits = [decoded(model, token, cache, half_pruned(model))[0] for token in range(4)]
         return [*logits, *(part for layer in cache.layers for part in (layer.keys, layer.values))]
 
@@ -306,13 +316,16 @@ def test_what_the_step_does_not_know_goes_through_the_layers() -> None:
     assert not is_compiled(odd, prefilled(odd, 2))
 
 
-@pytest.mark.parametrize("part", ["bias", "clip", "norm of values", "shared expert", "routing"])
+@pytest.mark.parametrize(
+    "part", ["16-bit bias", "clip", "norm of values", "shared expert", "routing"]
+)
 def test_parts_of_other_kinds_of_models_go_through_the_layers(part: str) -> None:
     model = random_model(Shape())
     layer = model.layers[1]
     attention = layer.attention
-    if part == "bias":
-        layer.attention = replace(attention, q=AdjustedLinear(attention.q, bias=torch.ones(64)))
+    if part == "16-bit bias":
+        biased = AdjustedLinear(attention.q, bias=torch.ones(64).half())
+        layer.attention = replace(attention, q=biased)
     elif part == "clip":
         layer.attention = replace(attention, k=AdjustedLinear(attention.k, clip=1.0))
     elif part == "norm of values":
