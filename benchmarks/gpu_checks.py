@@ -5,7 +5,7 @@ Whole steps are compared in float32, where rounding cannot hide a mistake.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from benchmarks.random_checkpoint import random_model
 from compress.quantizers.kernels import reference
+from engine.architectures.architecture import Traits
+from engine.attention import AttentionStatistics
 from engine.budget import KvBits
 from engine.cache import KVCache, Stored
 from engine.config import ModelConfig
@@ -24,13 +26,14 @@ from engine.decoding.choice import device_steps
 from engine.decoding.context import Context
 from engine.decoding.plain import PlainOperations
 from engine.decoding.request import Request
-from engine.decoding.state import DecodeState
+from engine.decoding.state import DecodeState, LayerRule
 from engine.decoding.steps import HostSteps, Steps
 from engine.kernels import Arena
 from engine.layout import MATRICES, PackedShape, arena_layout
+from engine.otp import OtpPruning
 from engine.packing import PackedMatrix, dequantize
 from engine.protocol import SamplingOptions
-from engine.pruning import NO_PRUNING, OdpPruning, Pruning
+from engine.pruning import NO_PRUNING, OdpPruning, Pruning, route
 from engine.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -219,25 +222,97 @@ def drawing_state(
     return DecodeState.allocate(model), TritonOperations(model)
 
 
+def routing(sizes: CheckSizes, device: str) -> Iterator[Row]:
+    """A token's experts, by every pruning, against the general path in float64."""
+    from engine.kernels.triton import routing as kernels
+
+    for (experts, top_k), dtype in itertools.product(ROUTES, sizes.dtypes):
+        weight = torch.randn(experts, sizes.columns, device=device).to(dtype) * 0.05
+        scratch = kernels.Scratch.allocate(experts, top_k, device)
+        for name, pruning in random_prunings(1, sizes.columns, top_k, device).items():
+            wrong, slots, error = 0, 0, 0.0
+            for _ in range(sizes.tokens[-1]):
+                x = torch.randn(1, sizes.columns, device=device).to(dtype)
+                own = torch.rand(1, device=device)
+                ids = torch.empty(1, top_k, dtype=torch.int64, device=device)
+                weights, counts = torch.empty(1, top_k, device=device), ids.new_zeros(2 * experts)
+                rule, choice = layer_rule(pruning, sizes.columns, top_k, device), (ids, weights)
+                kernels.route(x, weight, True, rule, own, scratch, kernels.Choice(*choice, counts))
+                found = route((x.double() @ weight.double().T).float(), top_k)
+                seen = AttentionStatistics(own[None], own[None], decoding=True)
+                expected = pruning.prune(0, found, x, seen)
+                wrong += int((ids != expected.ids).sum())
+                error = max(error, float((weights - expected.weights).abs().max()))
+                slots += top_k
+            # A ratio may lie on its threshold, where rounding decides.
+            what, limit = f"top {top_k} of {experts}, {name}, {dtype}", slots // 100
+            yield {"check": what, "error": wrong, "limit": limit, "ok": wrong <= limit}
+            if not wrong:
+                yield {
+                    "check": f"{what}: weights",
+                    "error": error,
+                    "limit": 1e-4,
+                    "ok": error <= 1e-4,
+                }
+
+
+ROUTES = ((8, 2), (60, 4), (128, 8))
+"""Experts and how many of them: Mixtral, Qwen1.5-MoE, Qwen3-MoE."""
+
+
+def random_prunings(layers: int, hidden: int, top_k: int, device: str) -> dict[str, Pruning]:
+    """Off, ODP with a threshold for every rank, and OTP, each skipping some of a random model."""
+    levels = tuple(0.8 - 0.5 * rank / top_k for rank in range(top_k - 1))
+    odp = OdpPruning(
+        (levels[0],) * layers, (1e3,) * layers, ranks=(levels[1:],) * layers if top_k > 2 else ()
+    )
+    routers = torch.randn(layers, top_k - 1, hidden + top_k, device=device) * hidden**-0.5
+    return {"pruning off": NO_PRUNING, "ODP": odp, "OTP": OtpPruning(routers, 0.5)}
+
+
+def layer_rule(pruning: Pruning, hidden: int, top_k: int, device: str) -> LayerRule:
+    """A pruning of one layer as a step has it."""
+    rule = pruning.decode_rule(1)
+    assert rule is not None
+    routers = torch.zeros(top_k - 1, hidden + top_k, device=device)
+    price = torch.zeros(1, device=device)
+    if rule.otp is not None:
+        routers, price = rule.otp.routers[0], price + rule.otp.price
+    return LayerRule(rule.levels(top_k)[0].to(device), routers, price)
+
+
+def kinds(config: ModelConfig) -> dict[str, ModelConfig]:
+    """Models of a size, as Mixtral and as the others."""
+    top_k = min(4, config.num_experts)
+    traits = {
+        "OLMoE": Traits(norms="all", clip=2.0, renormalised=False),
+        "Qwen3-MoE": Traits(norms="head"),
+        "Qwen2-MoE": Traits(
+            qkv_bias=True, renormalised=False, shared_size=config.intermediate_size
+        ),
+    }
+    others = {name: replace(config, top_k=top_k, traits=has) for name, has in traits.items()}
+    return {"Mixtral": config, **others}
+
+
 def steps(sizes: CheckSizes, device: str, capture: Capture) -> Iterator[Row]:
-    """Replies drawn in captured steps are those of the layers one by one, and counted alike."""
+    """Replies drawn in captured steps are those of the layers one by one, and counted alike, while
+    the pruning changes at every token."""
     from engine.decoding.fused import TritonOperations
 
-    config = sizes.model
-    odp = OdpPruning((0.6,) * config.num_layers, (1e3,) * config.num_layers)
-    prunings = {"pruning off": NO_PRUNING, "ODP": odp}
-    widths = _mixed_bits(config.num_experts)
-    for rotated in (False, True):
+    widths, bits = _mixed_bits(sizes.model.num_experts), (16, 8)
+    models = [(name, config, True) for name, config in kinds(sizes.model).items()]
+    for name, config, rotated in (("Mixtral", sizes.model, False), *models):
         model = random_model(config, widths, 128, device, torch.float32, rotated)
-        for (name, pruning), bits in itertools.product(prunings.items(), (16, 8)):
-            context = Context(model, config.max_context, bits)
+        prunings = random_prunings(config.num_layers, config.hidden_size, config.top_k, device)
+        for kv_bits in bits if name == "Mixtral" and rotated else bits[:1]:
+            context = Context(model, config.max_context, kv_bits)
             ours, note = device_steps(context, TritonOperations(model), capture)
-            expected = _reply(context, HostSteps(context), pruning, sizes.replies)
-            found = _reply(context, ours, pruning, sizes.replies)
-            experts = "rotated" if rotated else "not rotated"
-            what = f"{sizes.replies} tokens, {experts}, {name}, KV {bits} bits ({note})"
+            expected = _reply(context, HostSteps(context), prunings, sizes.replies)
+            found = _reply(context, ours, prunings, sizes.replies)
+            what = f"{sizes.replies} tokens, {name}{', rotated' if rotated else ''}"
             yield {
-                "check": what,
+                "check": f"{what}, KV {kv_bits} bits ({note})",
                 "error": int(found != expected),
                 "limit": 0,
                 "ok": found == expected,
@@ -248,16 +323,18 @@ def _mixed_bits(experts: int) -> tuple[int, ...]:
     return tuple(1 + index % 3 for index in range(experts))
 
 
-def _reply(context: Context, steps: Steps, pruning: Pruning, count: int) -> object:
-    """The tokens of a greedy reply and what ran for them."""
+def _reply(context: Context, steps: Steps, prunings: Mapping[str, Pruning], count: int) -> object:
+    """The tokens of a greedy reply and what ran for them, by each of the prunings in turn."""
     context.forget()
+    turns = itertools.cycle(prunings.values())
     counters = Counters(context.model)
     prompt = [(7 * place) % context.model.config.vocab_size for place in range(9)]
-    request = Request(prompt, SamplingOptions(temperature=0.0), pruning=lambda: pruning)
+    request = Request(prompt, SamplingOptions(temperature=0.0), pruning=lambda: next(turns))
     logits = context.prefill(request, counters)
     assert logits is not None
     tokens = list(islice(steps.draws(logits, request, counters), count))
-    return tokens, counters.read().runs
+    activity = counters.read()
+    return tokens, activity.runs, activity.skips
 
 
 def rounding(sizes: CheckSizes, device: str) -> Iterator[Row]:

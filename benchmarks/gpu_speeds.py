@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import assets
-from benchmarks.gpu_checks import Capture, Row, drawing_state
+from benchmarks.gpu_checks import (
+    ROUTES,
+    Capture,
+    Row,
+    drawing_state,
+    layer_rule,
+    random_prunings,
+)
 from benchmarks.random_checkpoint import random_model
 from engine.budget import KvBits
 from engine.config import ModelConfig
@@ -23,10 +30,10 @@ from engine.decoding.state import DecodeState
 from engine.devices import release_memory
 from engine.experts import PackedExperts
 from engine.generation import Generator
+from engine.kernels.triton import routing
 from engine.linear import FloatLinear, PackedLinear
 from engine.model import Model
 from engine.protocol import SamplingOptions
-from engine.pruning import NO_PRUNING, OdpPruning
 from engine.speed import copy_bandwidth, measure
 from engine.tokenizer import Tokenizer
 
@@ -50,10 +57,11 @@ class SpeedSizes:
 
 
 def whole_model(sizes: SpeedSizes, device: str, listener: Callable[[str], None]) -> Iterator[Row]:
-    """Decoding and prefill, pruning off and on, both widths of the cache."""
+    """Decoding and prefill by every pruning, both widths of the cache. With random codes it skips
+    what it happens to: MB/token says how much."""
     model = random_model(sizes.model, sizes.expert_bits, 128, device, sizes.dtype, sizes.rotated)
-    layers = sizes.model.num_layers
-    odp = OdpPruning((0.55,) * layers, (1e9,) * layers)
+    config = sizes.model
+    prunings = random_prunings(config.num_layers, config.hidden_size, config.top_k, device)
     tokenizer = Tokenizer.from_folder(assets.DEMO_DIR)
     yield {"model": "bytes of weights", "bytes": model.memory_bytes()}
     if device != "cpu":
@@ -63,8 +71,8 @@ def whole_model(sizes: SpeedSizes, device: str, listener: Callable[[str], None])
         capacity = max(*sizes.contexts, sizes.prompt) + sizes.tokens + 1
         generator = Generator(model, tokenizer, capacity, bits)
         for prompt in dict.fromkeys((*sizes.contexts, sizes.prompt)):
-            for name, pruning in (("off", NO_PRUNING), ("ODP", odp)):
-                listener(f"KV {bits} bits, prompt {prompt}, pruning {name}")
+            for name, pruning in prunings.items():
+                listener(f"KV {bits} bits, prompt {prompt}, {name}")
                 speed = measure(generator, pruning, prompt, sizes.tokens, listener)
                 yield {
                     "model": generator.decoding,
@@ -163,18 +171,14 @@ def _parts(
                 a.q, a.k, a.v, adjustments, place, model.rope.frequencies, cache, a.rotated
             )
 
-    def routes() -> None:
+    def routes(price: Tensor) -> None:
         for layer in layers:
-            router, rule = layer.router, state.layer_rule(layer.index)
+            router = layer.router
             assert isinstance(router, FloatLinear)
-            ids, weights, counts = (
-                torch.empty_like(a.ids),
-                torch.empty_like(a.weights),
-                state.counts[0],
-            )
-            operations.route(
-                a.normed, router.weight, layer.renormalised, rule, a.own, ids, weights, counts
-            )
+            rule = replace(state.layer_rule(layer.index), price=price)
+            ids, weights = torch.empty_like(a.ids), torch.empty_like(a.weights)
+            given = a.normed, router.weight, layer.renormalised, rule, a.own
+            operations.route(*given, ids, weights, state.counts[0])
 
     def head() -> None:
         assert isinstance(model.head, FloatLinear)
@@ -189,11 +193,34 @@ def _parts(
     yield _Part("norm", count, gains, norms)
     yield _Part("norm, turned too", count, gains, turning_norms)
     yield _Part("rotate and store", count, 0, rotations)
-    yield _Part(
-        "route", count, _bytes(t for layer in layers for t in layer.router.tensors()), routes
-    )
+    read = _bytes(t for layer in layers for t in layer.router.tensors())
+    free, dear = torch.zeros_like(state.price), torch.ones_like(state.price)
+    yield _Part("route", count, read, lambda: routes(free))
+    yield _Part("route, OTP", count, read + state.routers.nbytes, lambda: routes(dear))
     yield _Part("head", 1, _bytes(model.head.tensors()), head)
     yield _Part("draw (2 launches)", 1, a.logits.nbytes, lambda: _draw(state, operations))
+
+
+def routes(sizes: SpeedSizes, device: str, capture: Capture) -> Iterator[Row]:
+    """Choosing the experts of one token, by how many there are and what is skipped."""
+    for experts, top_k in ROUTES:
+        hidden = sizes.model.hidden_size
+        x = torch.randn(1, hidden, device=device).to(sizes.dtype)
+        router = torch.randn(experts, hidden, device=device).to(sizes.dtype)
+        ids = torch.empty(1, top_k, dtype=torch.int64, device=device)
+        weights, own = torch.empty(1, top_k, device=device), torch.rand(1, device=device)
+        choice = routing.Choice(ids, weights, ids.new_zeros(2 * experts))
+        scratch = routing.Scratch.allocate(experts, top_k, device)
+        for name, pruning in random_prunings(1, hidden, top_k, device).items():
+            rule = layer_rule(pruning, hidden, top_k, device)
+            given = x, router, True, rule, own, scratch, choice
+
+            def run() -> None:
+                for _ in range(sizes.repetitions):
+                    routing.route(*given)  # noqa: B023
+
+            each = _seconds(capture, run, device) / sizes.repetitions
+            yield {"experts": experts, "top k": top_k, "pruning": name, "us": 1e6 * each}
 
 
 DRAWS = {

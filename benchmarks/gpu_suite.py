@@ -2,14 +2,15 @@
 
     python -m benchmarks.gpu_suite [--memory 24] [--only NAME ...] [--out DIR] [--dry-run]
 
-Kernels against float64, the captured step against the layers one by one, what a load compiles ahead
-and whose 4-bit products it chooses, draws from large vocabularies, then a packed model of Mixtral
-8x7B's shape with random codes at 2.5 bits: decoding and prefill, every kernel's time and share of
-the copying speed, launches a token, peak memory; last a layer's compression. torch may take
-``--memory`` GiB of the card, as if it were no larger. A section that fails does not hide the
-others. Writes gpu_suite.json and gpu_suite.md, with the card's name and the date; exits with 1
-where something failed. `--dry-run`: tiny sizes on the CPU, kernels interpreted, nothing written:
-whether the suite itself runs.
+Kernels against float64, the captured step of every kind of model and pruning against the layers one
+by one, what a load compiles ahead and whose 4-bit products it chooses, draws from large
+vocabularies and choices among many experts, then a packed model of Mixtral 8x7B's shape with random
+codes at 2.5 bits: decoding and prefill, every kernel's time and share of the copying speed,
+launches a token, peak memory; last a layer's compression. torch may take ``--memory`` GiB of the
+card, as if it were no larger. A section that fails does not hide the others. Writes gpu_suite.json
+and gpu_suite.md, with the card's name and the date; exits with 1 where something failed.
+`--dry-run`: tiny sizes on the CPU, kernels interpreted, nothing written: whether the suite itself
+runs.
 """
 
 import argparse
@@ -82,7 +83,7 @@ class Suite:
         from benchmarks.gpu_checks import CheckSizes
 
         if self.dry:
-            return CheckSizes(40, 128, 128, 3, 40, (1, 5), (torch.float32,), 3, (48, 9000), 2, TINY)
+            return CheckSizes(40, 128, 128, 3, 40, (1, 5), (torch.float32,), 3, (48, 9000), 3, TINY)
         types = (torch.float32, torch.float16, torch.bfloat16)
         vocabularies = (32_000, 65_536, 151_936)
         return CheckSizes(1000, 1024, 896, 8, 5000, (1, 3, 64), types, 200, vocabularies, 40, SMALL)
@@ -120,11 +121,13 @@ class Suite:
             "products": lambda: gpu_checks.products(checks, device),
             "attention": lambda: gpu_checks.attention(checks, device),
             "drawing": lambda: gpu_checks.drawing(checks, device),
+            "routing": lambda: gpu_checks.routing(checks, device),
             "steps": lambda: gpu_checks.steps(checks, device, self.capture),
             "rounding": lambda: gpu_checks.rounding(checks, device),
             "warming": lambda: gpu_loads.warming(speeds, device, self.prompts),
             "dense": lambda: gpu_loads.dense_products(speeds, device),
             "draws": lambda: gpu_speeds.draws(speeds, device, self.capture),
+            "routes": lambda: gpu_speeds.routes(speeds, device, self.capture),
             "kernels": lambda: gpu_speeds.kernels(speeds, device, self.capture),
             "launches": lambda: gpu_speeds.launches(speeds, device),
             "model": lambda: gpu_speeds.whole_model(speeds, device, _say),
