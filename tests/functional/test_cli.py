@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import assets
 from app import jobs, loading, paths
 from app.quality_words import NOT_MEASURED
 from engine import integrity
@@ -24,15 +23,16 @@ from tests.commands_for_tests import Command, failed
 from tests.hub_for_tests import connect, running_hub
 from tests.ui import FAKES
 from tests.unit.models_for_tests import save_tiny_mixtral
+from tests.unit.tokenizers_for_tests import be_another, speak_as_the_demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = "word " * 300
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny original that speaks with the demo's tokenizer."""
-    folder = tmp_path_factory.mktemp("source") / "original"
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny original that speaks as the demo does."""
+    folder = tmp_path_factory.mktemp("source") / "demo"
     save_tiny_mixtral(
         folder,
         vocab_size=2048,
@@ -42,8 +42,15 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_local_experts=8,
         initializer_range=0.06,
     )
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(assets.DEMO_DIR / name, folder)
+    speak_as_the_demo(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(demo: Path) -> Path:
+    folder = demo.with_name("original")
+    shutil.copytree(demo, folder)
+    be_another(folder)
     return folder
 
 
@@ -410,9 +417,9 @@ def test_compress_packs_router_and_head_where_asked(
 
 @pytest.mark.usefixtures("every_step")
 def test_the_demo_compresses_itself_when_it_is_first_asked(
-    mc_chat: Command, original: Path, monkeypatch: pytest.MonkeyPatch
+    mc_chat: Command, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "DEMO_DIR", original)
+    monkeypatch.setattr(loading, "DEMO_DIR", demo)
     first = mc_chat("run", "demo", "Hello", "--max-tokens", "3", "--json")
     assert (first.code, first.json["tokens"]) == (0, 3)
     assert "layer 1 of 1, quantize" in first.err
@@ -461,11 +468,8 @@ def test_a_prompt_longer_than_the_context_is_refused_with_numbers(
     failed(mc_chat("run", "tiny", "Hello", "--context", "9999"), 2, "1 to 128")
 
 
-@pytest.mark.parametrize("bits", ["7", "nan"])
-def test_impossible_bits_are_refused_and_nothing_is_written(
-    mc_chat: Command, home: Path, bits: str
-) -> None:
-    failed(mc_chat("compress", "demo", f"--bits={bits}"), 2, "bits")
+def test_impossible_bits_are_refused_and_nothing_is_written(mc_chat: Command, home: Path) -> None:
+    failed(mc_chat("compress", "demo", "--bits=nan"), 2, "bits")
     assert not paths.models_dir().exists() or not any(paths.models_dir().iterdir())
 
 
