@@ -24,9 +24,9 @@ def widths(found: Sequence[Allocation]) -> str:
     def parts() -> Iterator[str]:
         for index, each in enumerate(found):
             left = 84 + index * panel
-            total = round(each.bits * experts)
+            total = sum(map(sum, each.widths))
             yield svg.text(left, 58, f"{each.bits:g} bits in the mean", bold=True)
-            yield svg.text(left, 76, f"{total} for {experts} experts of a layer", "quiet")
+            yield svg.text(left, 76, f"{total} for the experts of all layers", "quiet")
             for layer, row in enumerate(each.widths):
                 for expert, bits in enumerate(row):
                     place = left + expert * _CELL, top + layer * _CELL

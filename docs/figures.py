@@ -11,7 +11,12 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from assets import DEMO_DIR
-from compress.allocation import Exponents, LayerScores, allocate, plan_budget
+from compress.allocation import (
+    LayerScores,
+    allocate_model,
+    default_exponents,
+    plan_model_budget,
+)
 from compress.calibration import CalibrationSize, demo_windows
 from engine.attention import AttentionStatistics
 from engine.chat import prompt_ids
@@ -85,13 +90,16 @@ class Weights:
     missed: float
 
 
-def allocations(manifest: Manifest, widths: Sequence[float]) -> Iterator[Allocation]:
-    """The paper's program on the scores of a finished build, at other means, too."""
+def allocations(
+    manifest: Manifest, config: ModelConfig, widths: Sequence[float]
+) -> Iterator[Allocation]:
+    """One program over all layers on the scores of a finished build, at other means, too."""
     scores = [LayerScores.of(record) for record in manifest.layers]
+    size, rotated = manifest.recipe.group_size, manifest.recipe.rotated
     for bits in widths:
-        budget = plan_budget("pmq", bits, len(scores[0].frequency))
-        chosen = (allocate("pmq", layer, budget, Exponents()) for layer in scores)
-        yield Allocation(bits, tuple(chosen))
+        budget = plan_model_budget("global", bits, config, size, rotated=rotated)
+        chosen = allocate_model("global", scores, budget, default_exponents("global"))
+        yield Allocation(bits, chosen)
 
 
 def errors(manifest: Manifest, layer: int) -> Errors:

@@ -30,7 +30,7 @@ def pictures(folder: Path) -> Iterator[tuple[str, str]]:
     manifest = read_manifest(folder)
     model = load_model(folder)
     size = manifest.recipe.group_size
-    yield "method-widths", charts.widths(list(figures.allocations(manifest, BITS)))
+    yield "method-widths", charts.widths(list(figures.allocations(manifest, model.config, BITS)))
     yield "method-errors", charts.errors(figures.errors(manifest, LAYER))
     yield "method-turned", charts.turned(*figures.turned(LAYER, EXPERT, size))
     yield "method-ratios", charts.ratios(figures.ratios(model, manifest, LAYER))
