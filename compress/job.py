@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -65,15 +65,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, stop.set)
     teller = Teller(take_output())
     teller.tell(Started(os.getpid(), str(options.source), options.bits, str(options.out)))
-    try:
+
+    def listener(progress: Progress) -> None:
+        stop.check()
+        teller.tell(progress)
+
+    def work() -> Done:
         # Imported with the signals in place: torch takes a second.
         from compress.pipeline import CompressJob, compress
 
-        def listener(progress: Progress) -> None:
-            stop.check()
-            teller.tell(progress)
+        return Done(str(compress(CompressJob(**vars(options)), listener)))
 
-        teller.tell(Done(str(compress(CompressJob(**vars(options)), listener))))
+    return run_told(work, teller)
+
+
+def run_told(work: Callable[[], Done], teller: "Teller") -> int:
+    """Do the work of a job, and tell how it ended; returns the exit code."""
+    try:
+        teller.tell(work())
     except McChatError as error:
         teller.tell(JobFailed(type(error).__name__, str(error)))
         return error.exit_code

@@ -77,24 +77,23 @@ class MessagesScreen(TalkingScreen):
         self.call_next(self._again)
 
     async def _again(self) -> None:
-        if refusal := self._refusal:
-            self._warn(refusal)
-        elif not self._conversation.can_regenerate:
-            self._warn(NOTHING_TO_REGENERATE)
-        else:
-            await self._reply_to(self._conversation.regenerate)
+        missing = "" if self._conversation.can_regenerate else NOTHING_TO_REGENERATE
+        await self._reply_unless(missing, self._conversation.regenerate)
 
     def action_go_on(self) -> None:
         """Continue a reply that was cut."""
         self.call_next(self._go_on)
 
     async def _go_on(self) -> None:
-        if refusal := self._refusal:
-            self._warn(refusal)
-        elif not self._conversation.can_continue:
-            self._warn(NOTHING_TO_CONTINUE)
+        missing = "" if self._conversation.can_continue else NOTHING_TO_CONTINUE
+        await self._reply_unless(missing, self._conversation.continue_reply)
+
+    async def _reply_unless(self, missing: str, begin: Callable[[int], object]) -> None:
+        """Begin a reply, or say why that cannot be."""
+        if problem := self._refusal or missing:
+            self._warn(problem)
         else:
-            await self._reply_to(self._conversation.continue_reply)
+            await self._reply_to(begin)
 
     async def _reply_to(self, begin: Callable[[int], object]) -> bool:
         """Begin a reply; whether it could be written down."""

@@ -9,13 +9,12 @@ import argparse
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from compress.job import Teller, take_output
-from compress.progress import Done, JobFailed, TransferStarted
-from engine.errors import Interrupted, McChatError, WorkerError
+from compress.job import Teller, run_told, take_output
+from compress.progress import Done, TransferStarted
+from engine.errors import Interrupted
 
 _STOPPED = "stopped; what has been transferred is kept, the next start goes on"
 
@@ -41,25 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     teller = Teller(take_output())
-    try:
-        folder = str(options.folder)
-        teller.tell(TransferStarted(os.getpid(), options.what, options.repository, folder))
-        teller.tell(_run(options, teller))
-    except KeyboardInterrupt:
-        teller.tell(JobFailed(Interrupted.__name__, _STOPPED))
-        return Interrupted.exit_code
-    except McChatError as error:
-        teller.tell(JobFailed(type(error).__name__, str(error)))
-        return error.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        words = " ".join(str(error).split())
-        teller.tell(JobFailed(WorkerError.__name__, f"unexpected {type(error).__name__}: {words}"))
-        return 1
-    return 0
+    folder = str(options.folder)
+    teller.tell(TransferStarted(os.getpid(), options.what, options.repository, folder))
+    return run_told(lambda: _run(options, teller), teller)
 
 
 def _run(options: argparse.Namespace, teller: Teller) -> Done:
+    try:
+        return _transfer(options, teller)
+    except KeyboardInterrupt:
+        raise Interrupted(_STOPPED) from None
+
+
+def _transfer(options: argparse.Namespace, teller: Teller) -> Done:
     """Imported with the first word said: the hub's client takes its time."""
     if options.what == "pull":
         from compress.hub.pull import pull
