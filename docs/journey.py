@@ -99,8 +99,8 @@ STEPS = (
     Step(
         "models",
         "What is installed",
-        "**F4**: the models with their size, bits and date. **X**, pressed twice, removes one "
-        "that no chat is using.",
+        "**F4**: the models with their size, bits and date, and how they prune. **X**, pressed "
+        "twice, removes one, the chat's own too: the chat stays.",
     ),
 )
 

@@ -289,6 +289,7 @@ class ChatScreen(MessagesScreen):
 
     async def _lose_model(self) -> None:
         self._loaded = None
+        self._show_about()
         self._header.show("down", "removed")
         self._show_readings(Readings(pruning=self._odp))
         await self._map.hide()
