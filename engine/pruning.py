@@ -234,8 +234,9 @@ def _heavy(routing: Routing, levels: tuple[float, ...]) -> Tensor:
             f"ODP has learned thresholds for top-{1 + len(levels)} routing, this model selects "
             f"{slots}: compress it again, or use --pruning off"
         )
-    least = routing.weights.new_tensor((0.0, *levels))
-    return routing.weights / routing.weights[:, :1] >= least
+    ratios = routing.weights / routing.weights[:, :1]
+    # Number by number: a tensor of them would be copied to a GPU, which waits for all before it.
+    return torch.stack([ratios[:, rank] >= level for rank, level in enumerate((0, *levels))], dim=1)
 
 
 def keep_slots(routing: Routing, keep: Tensor) -> Routing:

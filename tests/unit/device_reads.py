@@ -21,12 +21,14 @@ _READS = {
     aten.equal,
     aten.is_nonzero,
     aten.allclose,
+    aten.lift_fresh,  # a tensor of numbers, which is copied from the host
 }
 _BY_INDEX = {aten.index, aten.index_put, aten.index_put_, aten._unsafe_index}
 
 
 class NoDeviceReads(TorchDispatchMode):
-    """Raises where an operation would read a tensor on the host, or shape one by another's values.
+    """Raises where an operation would read a tensor on the host, shape one by another's values, or
+    copy numbers there.
 
     On a CPU all of that is free, so nothing else tells.
     """

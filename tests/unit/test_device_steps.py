@@ -395,6 +395,7 @@ def test_a_step_reads_nothing_on_the_host(name: str) -> None:
         lambda ids: ids.masked_select(ids >= 0),
         lambda ids: ids.unique(),
         lambda ids: torch.bincount(ids.flatten()),
+        lambda ids: ids.new_tensor([3, 4]),
     ],
 )
 def test_the_watch_sees_what_reads(careless: Callable[[Tensor], object]) -> None:

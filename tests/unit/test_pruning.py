@@ -6,6 +6,7 @@ from torch import Tensor
 
 from engine.attention import AttentionStatistics
 from engine.errors import UsageError
+from engine.otp import OtpPruning
 from engine.pruning import (
     NO_PRUNING,
     OdpPruning,
@@ -16,6 +17,7 @@ from engine.pruning import (
     own_importance,
     route,
 )
+from tests.unit.device_reads import NoDeviceReads
 
 
 def statistics(batch: int, length: int, *, decoding: bool = False) -> AttentionStatistics:
@@ -182,3 +184,13 @@ def test_without_thresholds_for_all_its_slots_a_model_is_refused_in_one_line() -
         OdpPruning((0.5,), (0.5,)).prune(
             0, route(torch.randn(4, 8), 3), torch.randn(4, 4), statistics(1, 4)
         )
+
+
+@pytest.mark.parametrize("decoding", [False, True])
+def test_nobody_waits_for_a_device(decoding: bool) -> None:
+    tokens, seen = torch.randn(5, 16), statistics(1, 5, decoding=decoding)
+    odp = OdpPruning((0.5,), (1.0,), ranks=((0.4, 0.3),))
+    otp = OtpPruning(torch.randn(1, 3, 20), 0.5)
+    for pruning in (NO_PRUNING, odp, otp):
+        with NoDeviceReads():
+            pruning.prune(0, route(torch.randn(5, 8), 4), tokens, seen)
