@@ -170,6 +170,7 @@ class TalkingScreen(Screen[None]):
                 self._show_readings(replace(self._readings, counted=event.tokens))
             case protocol.Unloaded() if self._header.state != "down":
                 self._header.show("ready", "asleep; a message wakes it")
+                self._show_readings(replace(self._readings, memory=None))
             case protocol.Token() if self._is_current(event.id):
                 self._hear_token(event)
             case protocol.MetersUpdate() if self._is_current(event.id):
@@ -289,6 +290,7 @@ class TalkingScreen(Screen[None]):
         readings = replace(self._readings, meters=None, counted=None)
         self._show_readings(readings.at_start_of_reply())
         self._count()
+        self.refresh_bindings()
 
     def _show_about(self) -> None:
         words = [self._model_name]

@@ -8,14 +8,19 @@ and only the last one grows.
 import re
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.containers import Vertical
 from textual.geometry import Size
 from textual.widgets import Markdown
+from textual.widgets.markdown import MarkdownBlock
+
+from app.widgets.prose import Block, Prose
 
 BLOCKS = 24
 """Blocks and items of lists in a piece, about."""
@@ -26,14 +31,84 @@ one below the piece before."""
 _DEFINITION = re.compile(r"^[ >]*\[[^\]\n]+\]:", re.MULTILINE)
 """What may define a link for other places of the text."""
 
+_TABLE = Markdown.BLOCKS["table_open"]
+_GROWING = (_TABLE, Markdown.BLOCKS["fence"])
+
 
 class PieceView(Markdown):
-    """One piece."""
+    """One piece. Text is drawn by `Prose`, fences, tables and quotes by Textual's widgets."""
+
+    def __init__(self, piece: "Piece", parser: MarkdownIt) -> None:
+        # Links come from the model: they are shown, never opened by themselves.
+        super().__init__(piece.text, open_links=False)
+        self._goes_on = piece.goes_on
+        self._parser = parser
+        self._blocks: list[Block] = []
+        self._runs: list[list[Block]] = []
+        """The blocks of each widget."""
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """In lines. The height around it does not matter: that of a growing text is always new,
         and all pieces above would be laid out again."""
         return super().get_content_height(container.with_height(0), viewport, width)
+
+    def update(self, markdown: str) -> AwaitComplete:
+        """Show another text."""
+        self._markdown, self._blocks, self._runs = "", [], []
+        return self.append(markdown)
+
+    def append(self, markdown: str) -> AwaitComplete:
+        """Add to the text: its last block is read again, and no other."""
+        self._markdown += markdown
+        begin = self._blocks[-1].line if self._blocks else 0
+        text = "\n".join(self._markdown.split("\n")[begin:])
+        self._blocks[-1:] = _read(self._parser.parse(text), begin)
+        return AwaitComplete(self._arrange())
+
+    async def end(self, goes_on: bool = False) -> None:
+        """Nothing is added any more; ``goes_on``: in the middle of a list."""
+        self._goes_on = goes_on
+        if self.query(_TABLE):
+            # Once more: links do nothing in rows that Textual has appended.
+            await self.update(self.source)
+        elif goes_on:
+            self.query(Prose).last().show(self._runs[-1], goes_on)
+
+    async def _arrange(self) -> None:
+        """Show the blocks: widgets that show what they should are left alone."""
+        async with self.lock:
+            runs = _runs(self._blocks)
+            kept = _common(runs, self._runs)
+            widgets = list(self.query_children(MarkdownBlock))
+            with self.app.batch_update():
+                await self.remove_children(widgets[kept + 1 :])
+                if kept < min(len(runs), len(widgets)):
+                    if await self._becomes(widgets[kept], runs[kept]):
+                        kept += 1
+                    else:
+                        await widgets[kept].remove()
+                await self.mount_all([self._widget(run) for run in runs[kept:]])
+            self._runs = runs
+
+    async def _becomes(self, widget: MarkdownBlock, run: list[Block]) -> bool:
+        """Have a widget show other blocks, if it can."""
+        if isinstance(widget, Prose) and run[0].is_prose:
+            widget.show(run, self._ends_in_list(run))
+            return True
+        wanted = self._widget(run)
+        if type(wanted) is type(widget) and isinstance(wanted, _GROWING):
+            await widget._update_from_block(wanted)
+            return True
+        return False
+
+    def _widget(self, run: list[Block]) -> MarkdownBlock:
+        if run[0].is_prose:
+            return Prose(self, run, self._ends_in_list(run))
+        (widget,) = self._parse_markdown(run[0].tokens)
+        return widget
+
+    def _ends_in_list(self, run: list[Block]) -> bool:
+        return self._goes_on and run[-1] is self._blocks[-1]
 
 
 class Document(Vertical):
@@ -41,7 +116,6 @@ class Document(Vertical):
 
     DEFAULT_CSS = """
     Document { height: auto; }
-    Document > PieceView.-goes-on > MarkdownList:last-child { margin: 0; }
     """
 
     def __init__(self, text: str = "") -> None:
@@ -67,12 +141,8 @@ class Document(Vertical):
         else:
             await last.update(first.text)
         if more:
-            await _settle(last)
-            last.set_class(first.goes_on, "-goes-on")
-        for part in more:
-            await self.mount(view := _view(Piece("", part.goes_on), {}))
-            # What is given at first cannot grow: Textual would begin to read in its last line.
-            await view.append(part.text)
+            await last.end(first.goes_on)
+            await self.mount_all([PieceView(part, _PARSER) for part in more])
 
     async def finish(self, text: str) -> None:
         """Show ``text`` for good, as if it had been shown at once. Of what was written into it
@@ -83,28 +153,44 @@ class Document(Vertical):
             await self.mount_all(_drawn(text))
             return
         await self.append(text.removeprefix(self._text))
-        await _settle(self.query_children(PieceView).last())
-
-
-async def _settle(piece: PieceView) -> None:
-    """Draw tables once more: links do nothing in rows that Textual has appended."""
-    if piece.query("MarkdownTable"):
-        await piece.update(piece.source)
+        await self.query_children(PieceView).last().end()
 
 
 def _drawn(text: str) -> list[PieceView]:
     definitions = _definitions(text)
-    return [_view(piece, definitions) for piece in pieces(text)]
+    parser = _Parser(definitions) if definitions else _PARSER
+    return [PieceView(piece, parser) for piece in pieces(text)]
 
 
-def _view(piece: "Piece", definitions: dict[str, Any]) -> PieceView:
-    return PieceView(
-        piece.text,
-        parser_factory=lambda: _Parser(definitions),
-        # Links come from the model: they are shown, never opened by themselves.
-        open_links=False,
-        classes="-goes-on" if piece.goes_on else "",
-    )
+# --- the blocks of a piece ------------------------------------------------------------------------
+
+
+def _read(tokens: Sequence[Token], line: int) -> list[Block]:
+    """The blocks of a text that begins in a line of a piece."""
+    blocks, begin = [], 0
+    for place, token in enumerate(tokens):
+        if token.level == 0 and token.nesting <= 0:  # it ends a block, or is one
+            first = tokens[begin].map or (0, 0)
+            blocks.append(Block(line + first[0], tokens[begin : place + 1]))
+            begin = place + 1
+    return blocks
+
+
+def _runs(blocks: Sequence[Block]) -> list[list[Block]]:
+    """The blocks of each widget: texts that follow each other share one."""
+    runs: list[list[Block]] = []
+    for block in blocks:
+        if runs and block.is_prose and runs[-1][-1].is_prose:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
+
+
+def _common(runs: Sequence[list[Block]], others: Sequence[list[Block]]) -> int:
+    """How many are the same at the beginning."""
+    pairs = zip(runs, others, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 # --- where a text is cut --------------------------------------------------------------------------
@@ -174,6 +260,9 @@ class _Parser(MarkdownIt):
     def parse(self, src: str, env: MutableMapping[str, Any] | None = None) -> list[Token]:
         """The tokens of a piece."""
         return super().parse(src, {"references": dict(self._definitions), **(env or {})})
+
+
+_PARSER = _Parser({})
 
 
 def _definitions(text: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import ClassVar
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.pilot import Pilot
+from textual.screen import Screen
 
 from app.widgets.keys_footer import KeysFooter
 
@@ -113,3 +114,23 @@ async def test_the_key_under_the_mouse_is_marked() -> None:
         await pilot.hover(offset=(9, 1))
         await pilot.pause()
         assert len(set(backgrounds(pilot))) == 1
+
+
+async def test_a_screen_that_goes_is_not_looked_at() -> None:
+    async with Page().run_test(size=(40, 4)) as pilot:
+        page = pilot.app
+        await pilot.pause()
+        for _ in range(5):
+            page.push_screen(Over())
+            await pilot.pause()
+            page.screen.refresh_bindings()
+            page.pop_screen()
+        await pilot.pause()
+        assert line(pilot).strip() == "o One  t Two  h Three"
+
+
+class Over(Screen[None]):
+    """Has a line of its own."""
+
+    def compose(self) -> ComposeResult:
+        yield KeysFooter()
