@@ -16,9 +16,9 @@ from app.tui import McChatApp
 from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
 from tests.fakes import fake_job
+from tests.waiting import PATIENCE_SECONDS
 
 FAKES = Path(__file__).parent / "fakes"
-PATIENCE_SECONDS = 20.0
 
 
 def make_app(*worker: str, story: str = "done", model: Path | None = None) -> McChatApp:

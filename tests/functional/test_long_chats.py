@@ -1,7 +1,5 @@
 """A long chat: only a window of it is mounted, and the engine gets all of it."""
 
-import time
-
 import pytest
 from textual.pilot import Pilot
 
@@ -44,11 +42,11 @@ def first_in_sight(pilot: Pilot[None]) -> tuple[int, int]:
 
 
 async def settle(pilot: Pilot[None]) -> None:
-    """Until nothing comes any more."""
-    before: list[int] = []
-    while before != depths(pilot):
-        before = depths(pilot)
-        await pilot.pause(0.1)
+    """Until nothing comes any more: in three looks, which a busy machine spreads out."""
+    looks: list[list[int]] = []
+    while looks[-3:] != 3 * [depths(pilot)]:
+        looks.append(depths(pilot))
+        await pilot.pause(0.05)
 
 
 async def go_to_messages(pilot: Pilot[None]) -> None:
@@ -62,15 +60,13 @@ def focused_depth(pilot: Pilot[None]) -> int | None:
 
 
 async def test_it_opens_at_its_end_with_a_few_messages(long_chat):
-    started = time.monotonic()
     async with make_app().run_test(size=(120, 36)) as pilot:
         await wait_until(pilot, lambda: pilot.app.screen.query(ModelMessage))
-        took = time.monotonic() - started
+        assert len(depths(pilot)) <= WINDOW, "not even at first"
         await settle(pilot)
         assert depths(pilot)[-1] == MESSAGES
         assert len(depths(pilot)) <= WINDOW
         assert pilot.app.screen.query_one(ChatView).is_vertical_scroll_end
-        assert took < 5  # a generous bound: it is 0.5 s on an idle machine
 
 
 async def test_a_message_that_a_search_found_is_where_the_chat_opens(long_chat):
@@ -120,8 +116,8 @@ async def test_what_one_reads_stays_where_it_is(long_chat):
         view.scroll_to(y=5, animate=False)
         await pilot.pause()
         place = first_in_sight(pilot)
+        await wait_until(pilot, lambda: depths(pilot)[0] < before)
         await settle(pilot)
-        assert depths(pilot)[0] < before
         assert first_in_sight(pilot) == place
 
 
