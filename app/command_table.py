@@ -76,6 +76,17 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
+def begun(text: str) -> list[Command]:
+    """The commands that a line being written can become, or whose argument it names; none where it
+    is a message."""
+    name, space, _ = text.removeprefix("/").partition(" ")
+    if not text.startswith("/") or "\n" in text:
+        return []
+    if space:
+        return [each for each in COMMANDS if each.name == name.lower() and each.with_argument]
+    return [each for each in COMMANDS if each.name.startswith(name.lower())]
+
+
 def action_of(text: str) -> str:
     """The action that a line like ``/theme nord`` asks for. Raises UsageError naming what is."""
     name, _, argument = text.removeprefix("/").strip().partition(" ")

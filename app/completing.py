@@ -1,10 +1,12 @@
-"""What Tab makes of a file's name that is being written after an @."""
+"""What Tab makes of a file's name that is being written after an @, and of a command's."""
 
 import os
 import re
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+from app.command_table import begun
 
 _BEGUN = re.compile(r'(?<!\S)@(?:"([^"\n]*)|([^\s"]*))$')
 _MOST_LOOKED_AT = 10_000
@@ -38,6 +40,17 @@ def complete(before: str) -> Completion | None:
     if len(names) == 1 and not whole.endswith("/"):
         text += '" ' if text.startswith('@"') else " "
     return Completion(typed, text, names)
+
+
+def complete_command(line: str) -> Completion | None:
+    """Complete the command that ``line``, all of a message, begins; None where it begins none."""
+    commands = begun(line)
+    if not commands or " " in line:
+        return None
+    names = tuple(f"/{each.name}" for each in commands)
+    text = os.path.commonprefix(names)  # noqa: RUF071 - letters, not folders
+    goes_on = len(commands) == 1 and commands[0].with_argument
+    return Completion(line, f"{text} " if goes_on else text, names)
 
 
 def _names(folder: str, stem: str) -> tuple[str, ...]:

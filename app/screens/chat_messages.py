@@ -8,7 +8,7 @@ from textual import work
 from app import models
 from app.attachments import with_attachments
 from app.clipboard_words import code_blocks, copied_words
-from app.command_table import action_of
+from app.command_table import action_of, begun
 from app.comparison import Build, Comparison, Subject, Take, Variant, other_than
 from app.estimate import estimate_words
 from app.history import HistoryError, MessageRecord, State
@@ -114,8 +114,13 @@ class MessagesScreen(TalkingScreen):
         self.notify(text, title=title, severity="warning", markup=False)
 
     def on_text_area_changed(self) -> None:
-        """What goes with the message, and about how much of the context it takes."""
+        """What goes with the message, and about how much of the context it takes; or which command
+        it could become."""
         text = self._prompt.text
+        if commands := begun(text):
+            self._chips.suggest(commands)
+            self._prompt.border_subtitle = ""
+            return
         named = mentions(text)
         self._chips.show(named)
         files = [mention.attachment.text for mention in named if mention.attachment]

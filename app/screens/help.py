@@ -48,7 +48,7 @@ FIXED: tuple[tuple[str, tuple[Line, ...]], ...] = (
 _WORDS_AT, _NARROWEST = 23, 12
 """The column of what a key does, and how narrow that becomes."""
 
-ALL_COMMANDS: Line = ("Ctrl+P", "all commands; or write / and a name")
+ALL_COMMANDS: Line = ("Ctrl+P", "all commands; or write /: Tab completes")
 
 
 class HelpScreen(ModalScreen[None]):

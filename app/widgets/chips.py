@@ -11,7 +11,7 @@ from app.render import safe_text
 
 MOST_OFFERED = 12
 """Names that are shown; another letter leaves fewer."""
-MOST_EXPLAINED = 5
+MOST_EXPLAINED = 4
 """Commands that are shown with what they do, a line each."""
 
 
@@ -33,9 +33,9 @@ class Chips(Static):
         self.display = bool(commands)
         if len(commands) > MOST_EXPLAINED:
             names = "  ".join(f"/{command.name}" for command in commands)
-            self.update(Content.styled(f"{names}   Tab completes", "$quiet"))
+            self._say(Content.styled(f"{names}   Tab completes", "$quiet"))
         else:
-            self.update(Content("\n").join(_explained(command) for command in commands))
+            self._say(Content("\n").join(_explained(command) for command in commands))
 
     def offer(self, names: Sequence[str]) -> None:
         """The names that one that is being written may become; one is written already."""

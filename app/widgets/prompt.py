@@ -6,7 +6,7 @@ from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
-from app.completing import Completion, complete
+from app.completing import Completion, complete, complete_command
 
 _HINTS = {
     True: "Write a message.  Enter sends · Ctrl+J new line · ? keys",
@@ -72,8 +72,11 @@ class Prompt(TextArea):
             await self.run_action("app.help")
         elif event.key == "up" and not self.text:
             self.post_message(self.WantsLast())
+        elif event.key == "tab" and (command := complete_command(self.text)):
+            self._write(command)
         elif event.key == "tab" and (completion := self._completion()):
-            self._complete(completion)
+            self._write(completion)
+            self.post_message(self.Offered(completion.names))
         elif event.key in {"tab", "shift+tab"} or self._is_above(event.key):
             self.post_message(self.Left())
         else:
@@ -101,13 +104,12 @@ class Prompt(TextArea):
         row, column = self.cursor_location
         return complete(self.document.get_line(row)[:column])
 
-    def _complete(self, completion: Completion) -> None:
+    def _write(self, completion: Completion) -> None:
         row, column = self.cursor_location
         start = (row, column - len(completion.typed))
         if completion.text != completion.typed:
             done = self.replace(completion.text, start, (row, column))
             self.move_cursor(done.end_location)
-        self.post_message(self.Offered(completion.names))
 
     def _send(self) -> None:
         text = self.text

@@ -8,6 +8,7 @@ from textual.widgets import Markdown
 
 from app import paths
 from app.idle import Idleness
+from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
 from app.widgets.prompt import Prompt
 from engine import protocol
@@ -56,6 +57,8 @@ async def test_a_key_puts_it_to_sleep_and_a_message_wakes_it(home: Path):
         for count in (1, 2):
             await pilot.press("f12")
             await asleep(pilot)
+            gauges = pilot.app.screen.query_one(Gauges)
+            await wait_until(pilot, lambda gauges=gauges: gauges.readings.memory is None)
             pilot.app.screen.query_one(Prompt).text = "hello"
             await pilot.press("enter")
             await wait_until(

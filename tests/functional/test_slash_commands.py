@@ -8,6 +8,7 @@ from textual.pilot import Pilot
 from app import paths
 from app.screens.chat import ChatScreen
 from app.screens.models import ModelsScreen
+from app.widgets.chips import Chips
 from app.widgets.header import HeaderLine
 from app.widgets.messages import ModelMessage
 from app.widgets.prompt import Prompt
@@ -96,3 +97,22 @@ async def test_drop_leaves_the_oldest_out_and_asks_again():
         await write(pilot, "/drop")
         await wait_until(pilot, lambda: chat(pilot)._conversation.left_out == 1)
         await wait_for_state(pilot, "ready")
+
+
+async def test_what_is_typed_after_a_stroke_is_explained_and_completed():
+    async with make().run_test(size=(80, 24)) as pilot:
+        await wait_for_state(pilot, "ready")
+        chips = pilot.app.screen.query_one(Chips)
+        prompt = pilot.app.screen.query_one(Prompt)
+        await pilot.press("slash")
+        await wait_until(pilot, lambda: "/export  /compare" in str(chips.content))
+        await pilot.press("e")
+        explained = "/export FILE.md or .json  write this chat to a file"
+        await wait_until(pilot, lambda: str(chips.content) == explained)
+        await pilot.press("tab")
+        assert prompt.text == "/export "
+        assert prompt.has_focus
+        await pilot.press("x")
+        assert chips.display, "it tells what may follow as long as that is written"
+        await pilot.press("ctrl+u")
+        await wait_until(pilot, lambda: not chips.display)

@@ -1,6 +1,6 @@
 import pytest
 
-from app.command_table import COMMANDS, action_of
+from app.command_table import COMMANDS, action_of, begun
 from app.key_names import ACTIONS
 from app.key_words import key_words, keys_words
 from app.pruning_words import (
@@ -31,6 +31,13 @@ def test_a_slash_command_is_an_action():
     assert action_of(" /Quit ".strip()) == "app.quit"
     assert action_of("/pruning 0.5") == "screen.prune_as('0.5')"
     assert action_of("/theme it's (1)") == """app.use_theme("it's (1)")"""
+
+
+def test_what_a_line_can_become():
+    assert begun("/") == list(COMMANDS)
+    assert [command.name for command in begun("/sy")] == ["system"]
+    assert [command.name for command in begun("/theme no")] == ["theme"]
+    assert begun("/new one") == begun("new") == begun("/system x\ny") == begun("/tmp/x is") == []
 
 
 @pytest.mark.parametrize(

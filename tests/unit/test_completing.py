@@ -1,10 +1,10 @@
-"""Tab after an @: names of files, as a shell would complete them."""
+"""Tab after an @ and after a /: names of files, as a shell would complete them, and commands."""
 
 from pathlib import Path
 
 import pytest
 
-from app.completing import complete
+from app.completing import Completion, complete, complete_command
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +54,26 @@ def test_a_whole_path_and_the_users_home(here: Path, monkeypatch: pytest.MonkeyP
     completion = complete("@~/folder/")
     assert completion is not None
     assert completion.text == "@~/folder/inner.py "
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "names"),
+    [
+        ("/exp", "/export ", ("/export",)),
+        ("/sto", "/stop", ("/stop",)),
+        ("/mod", "/model", ("/models", "/model")),
+        ("/HEL", "/help", ("/help",)),
+        ("/s", "/s", ("/stop", "/system", "/stronger", "/sleep")),
+    ],
+)
+def test_a_command_is_completed_as_far_as_it_is_settled(
+    line: str, text: str, names: tuple[str, ...]
+) -> None:
+    assert complete_command(line) == Completion(line, text, names)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "stop", " /stop", "/usr/bin", "/system x", "/stop\nit", "/nwe"]
+)
+def test_what_begins_no_command_is_left_alone(line: str) -> None:
+    assert complete_command(line) is None
