@@ -31,7 +31,12 @@ from compress.allocation import (
 from compress.allocator_names import default_allocator, needs_all_layers
 from compress.calibration import Calibration, CalibrationSize, calibrate, calibration_size
 from compress.passes import ONE_PASS, TWO_PASSES, Method, Passes
-from compress.placement import check_memory, choose_placement, say_when_out_of_memory
+from compress.placement import (
+    check_memory,
+    choose_placement,
+    element_bytes,
+    say_when_out_of_memory,
+)
 from compress.progress import Listener, Stage
 from compress.projection import Stay
 from compress.quality import agreement, heldout_ends
@@ -256,8 +261,10 @@ class _Compression:
         self._report.check(0.0, "measuring this machine")
         device = torch.device(self._device.id)
         seconds = seconds_of(work, measure_speed(config, method.quantize, device))
+        kind = self._device.kind
+        element = element_bytes(config, kind)
         memory = projection.host_bytes(
-            config, samples * window, self._device.kind, len(method.widths), job.head_bits
+            config, samples * window, kind, len(method.widths), job.head_bits, element
         )
         hours = config.num_layers * sum(seconds.values()) / 3600
         self._report.check(

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 import torch
 
 from compress import projection
+from compress.quantizers import products
 from compress.streams import Placement
 from engine import devices
+from engine.budget import DeviceKind
 from engine.config import ModelConfig
 from engine.errors import DoesNotFitError
 from engine.manifest import FULL_BITS
@@ -43,7 +45,16 @@ def check_memory(
 def _work(config: ModelConfig, widths: int, device: Device, head_bits: int) -> int:
     """On a CPU the packed experts lie beside the work, with a GPU in memory of their own."""
     packed = projection.packed_bytes(config) if device.kind == "cpu" else 0
-    return projection.work_bytes(config, widths, head_bits, packed)
+    element = element_bytes(config, device.kind)
+    return projection.work_bytes(config, widths, head_bits, packed, element)
+
+
+def element_bytes(config: ModelConfig, kind: DeviceKind) -> int:
+    """Of a weight of an expert, as it computes on such a device: what an original in bfloat16 has,
+    or, where that is slow, float32."""
+    is_large = config.hidden_size >= products.SMALLEST_LARGE
+    is_fast = is_large and products.has_fast_bfloat16(torch.device(kind))
+    return projection.HALF if is_fast else projection.FLOAT32
 
 
 @contextmanager

@@ -135,17 +135,22 @@ PROGRAM_BYTES = 600 * 10**6
 
 
 def work_bytes(
-    config: ModelConfig, widths: int, head_bits: int = FULL_BITS, packed: int = 0
+    config: ModelConfig,
+    widths: int,
+    head_bits: int = FULL_BITS,
+    packed: int = 0,
+    element: int = HALF,
 ) -> int:
     """Peak of the work on one expert, beside the streams, on the device that computes: while it is
     scored at ``widths`` widths, or quantized at one beside ``packed`` bytes of experts that wait
-    for their layer's file. An expert that every token passes is wider than those, and all of it is
-    in float32 the while. Where the head is rounded, too, at least the peak of that, which is less
-    but for narrow experts and a large vocabulary."""
+    for their layer's file. ``element``: bytes of an expert's weight, as it computes. An expert
+    that every token passes is wider than those, and all of it is in float32 the while. Where the
+    head is rounded, too, at least the peak of that, which is less but for narrow experts and a
+    large vocabulary."""
     inner, shared = config.intermediate_size, config.traits.shared_size
     beside = FLOAT32 * config.shared_weights
-    scoring = _expert_bytes(config, inner, widths) + beside
-    quantizing = _expert_bytes(config, max(inner, shared), 1) + beside + packed
+    scoring = _expert_bytes(config, inner, widths, element) + beside
+    quantizing = _expert_bytes(config, max(inner, shared), 1, element) + beside + packed
     heading = 0 if head_bits == FULL_BITS else _head_bytes(config)
     return max(scoring, quantizing, heading)
 
@@ -156,21 +161,25 @@ def packed_bytes(config: ModelConfig) -> int:
     return config.num_experts * config.expert_weights * 13 // 32
 
 
-def _expert_bytes(config: ModelConfig, inner: int, widths: int) -> int:
-    """Rounding one expert of this inner width at so many widths: either while ``down`` is rounded,
-    with the Hessian and its factor, or while the rounded experts are compared with the exact
-    one."""
+def _expert_bytes(config: ModelConfig, inner: int, widths: int, element: int) -> int:
+    """Rounding one expert of this inner width at so many widths: while ``down`` is rounded, with
+    the Hessian and its factor; while the last of the rounded experts is made of its codes, gate
+    and up being turned back; or while they are compared with the exact one. Of the weights that
+    are turned before they are rounded those that are not are gone by then."""
     hidden = config.hidden_size
     matrix = hidden * inner
-    expert = 3 * matrix * HALF
-    activations = chunk_of(inner) * (2 * inner * HALF + inner * (HALF + FLOAT32))
+    expert = 3 * matrix * element
+    activations = chunk_of(inner) * (2 * inner * element + inner * (element + FLOAT32))
     codes = 3 * matrix * widths
     at_once = max(1, widths)  # scoring may take none
-    beside = quantizer_bytes(hidden, inner, at_once, budget.GROUP_SIZE, half_products=True)
+    half = element == HALF
+    beside = quantizer_bytes(hidden, inner, at_once, budget.GROUP_SIZE, half_products=half)
     rounding = expert + codes + FLOAT32 * matrix + FLOAT32 * inner**2 + beside
-    dequantized = 2 * 2 * matrix * FLOAT32
-    comparing = (1 + widths) * expert + codes + max(dequantized, activations)
-    return max(rounding, comparing)
+    # What is made in float32 is an expert already, or becomes one beside it.
+    made = 2 * 2 * matrix * FLOAT32 + (expert if half else 0)
+    making = at_once * expert + codes + made
+    comparing = (1 + widths) * expert + activations
+    return max(rounding, making, comparing)
 
 
 def _head_bytes(config: ModelConfig) -> int:
@@ -192,12 +201,14 @@ def host_bytes(
     kind: budget.DeviceKind,
     widths: int = 3,
     head_bits: int = FULL_BITS,
+    element: int = HALF,
 ) -> int:
-    """Peak of host memory: the streams, the packed experts of a layer and, on a CPU, the work."""
+    """Peak of host memory: the streams, the packed experts of a layer and, on a CPU, the work with
+    ``element`` bytes for an expert's weight."""
     streams = STREAMS * stream_bytes(tokens, config.hidden_size)
     packed = packed_bytes(config)
     if kind == "cpu":
-        return PROGRAM_BYTES + streams + work_bytes(config, widths, head_bits, packed)
+        return PROGRAM_BYTES + streams + work_bytes(config, widths, head_bits, packed, element)
     expert = 3 * config.hidden_size * config.intermediate_size * HALF
     return PROGRAM_BYTES + streams + max(2 * expert, 2 * packed)
 

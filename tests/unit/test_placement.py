@@ -19,6 +19,11 @@ GPU = Device("a card", "cuda", "cuda:0", 24 * 10**9, 24 * 10**9)
 HOST = Device("a host", "cpu", "cpu", 32 * 10**9, 30 * 10**9)
 
 
+@pytest.fixture(autouse=True)
+def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement.products, "has_fast_bfloat16", lambda device: True)
+
+
 def placed(monkeypatch: pytest.MonkeyPatch, device: Device, host_free: int) -> str:
     host = replace(HOST, free_bytes=host_free)
     monkeypatch.setattr(placement.devices, "cpu_device", lambda: host)
@@ -58,6 +63,18 @@ def test_shards_that_are_held_go_while_the_result_grows() -> None:
         assert max(there) <= download.beside(result, "held") <= max(80, result) + 20
     assert projection.Download().beside(5, "held") == 5
     assert projection.Download(total=10, largest=10).beside(5, "streamed") == 15
+
+
+def test_experts_in_float32_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exact expert and those at two widths, while the third is made: gate and up twice."""
+    weights = 3 * 4096 * 14336
+    wide = projection.work_bytes(MIXTRAL_8X7B, 3, element=4)
+    assert wide >= 3 * 4 * weights + 3 * weights + 2 * 4 * weights * 2 // 3
+    assert placed(monkeypatch, HOST, STREAMS + WORK_ON_HOST) == "host"
+    monkeypatch.setattr(placement.products, "has_fast_bfloat16", lambda device: False)
+    assert placed(monkeypatch, HOST, STREAMS + WORK_ON_HOST) == "disk"
+    narrow = replace(MIXTRAL_8X7B, hidden_size=512)
+    assert placement.element_bytes(narrow, "cuda") == 4
 
 
 def test_too_little_memory_is_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
