@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from textual.content import Content
-from textual.reactive import reactive
+from textual.reactive import var
 from textual.widget import Widget
 
 from app.widgets.bars import spread
@@ -72,10 +72,20 @@ class Gauge(Widget):
     """Base of the gauges: a title with a value at its right, and lines below."""
 
     ALLOW_SELECT = False
-    readings: reactive[Readings] = reactive(Readings())
+    readings: var[Readings] = var(Readings())
+    _drawn = Content()
+
+    def watch_readings(self) -> None:
+        """Draw them if they read otherwise: most do not, several times a second."""
+        if not self._text().is_same(self._drawn):
+            self.refresh()
 
     def render(self) -> Content:
         """The title line, then the body."""
+        self._drawn = self._text()
+        return self._drawn
+
+    def _text(self) -> Content:
         width = self.content_size.width
         lines = [spread(self.title(), self.value(), width), *self.body(width)]
         return Content("\n").join(lines)

@@ -3,7 +3,7 @@
 from textual.app import ComposeResult
 from textual.containers import Container
 from textual.message import Message
-from textual.reactive import reactive
+from textual.reactive import var
 
 from app.widgets.gauge import Readings
 from app.widgets.meters import (
@@ -31,7 +31,7 @@ class NewReadings(Message, bubble=False):
 class Gauges(Container):
     """Hands the readings to every gauge; the style sheet shows the panel or the strip."""
 
-    readings: reactive[Readings] = reactive(Readings())
+    readings: var[Readings] = var(Readings())
 
     def compose(self) -> ComposeResult:
         """The panel's gauges and the strip."""
