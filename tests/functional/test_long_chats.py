@@ -34,11 +34,13 @@ def depths(pilot: Pilot[None]) -> list[int]:
     return [turn.record.depth for turn in pilot.app.screen.query(Turn)]
 
 
-def first_in_sight(pilot: Pilot[None]) -> tuple[int, int]:
-    """Depth of the first message that is seen, and the line where it begins."""
+def first_in_sight(pilot: Pilot[None], line: float | None = None) -> tuple[int, float]:
+    """Depth of the first message that is seen, or would be if the chat began at a line of its own;
+    and the line of the screen where the message begins."""
     view = pilot.app.screen.query_one(ChatView)
-    seen = [turn for turn in view.turns if turn.region.bottom > view.region.y]
-    return seen[0].record.depth, seen[0].region.y
+    top = view.scroll_y if line is None else line
+    first = next(turn for turn in view.turns if turn.virtual_region.bottom > top)
+    return first.record.depth, first.virtual_region.y - top
 
 
 async def settle(pilot: Pilot[None]) -> None:
@@ -113,9 +115,8 @@ async def test_what_one_reads_stays_where_it_is(long_chat):
         await settle(pilot)
         view = pilot.app.screen.query_one(ChatView)
         before = depths(pilot)[0]
+        place = first_in_sight(pilot, 5)
         view.scroll_to(y=5, animate=False)
-        await pilot.pause()
-        place = first_in_sight(pilot)
         await wait_until(pilot, lambda: depths(pilot)[0] < before)
         await settle(pilot)
         assert first_in_sight(pilot) == place
