@@ -35,6 +35,7 @@ from engine.protocol import PruningMode, SamplingOptions
 SAVE_SECONDS = 0.25
 READING = "reading the chat"
 """Before the first token: a long chat takes its time."""
+WAITING = "waits until the model is loaded"
 
 RESTART = (("Restart engine (Ctrl+R)", "screen.restart"),)
 OTHER_MODEL = (("Choose a model (F4)", "app.models"),)
@@ -130,6 +131,8 @@ class TalkingScreen(Screen[None]):
         self._show_readings(self._readings.at_start_of_reply())
         if self._header.state == "ready":
             self._header.show("writing", READING)
+        else:
+            self._reply_view.wait(WAITING)
         self._warned = False
         self.refresh_bindings()
 
@@ -186,8 +189,9 @@ class TalkingScreen(Screen[None]):
         self._loaded = loaded
         self._keep_to(loaded.prunings)
         self._show_about()
-        if self._conversation.reply:
+        if self._reply_view is not None:
             self._header.show("writing", READING)
+            self._reply_view.wait("")
         else:
             self._header.show("ready")
         self._show_readings(

@@ -130,6 +130,10 @@ class ModelMessage(Turn):
         if self._stream:
             await self._stream.stop()
 
+    def wait(self, words: str) -> None:
+        """Say what an empty reply waits for; nothing: it is written now."""
+        self.query_one(".below", Static).update(words)
+
     def write(self, text: str) -> None:
         """Add to a reply."""
         assert self._stream is not None

@@ -13,6 +13,7 @@ from app.screens.chat import ChatScreen
 from app.screens.chats import ChatsScreen
 from app.screens.help import HelpScreen
 from app.screens.models import ModelsScreen
+from app.screens.talking import WAITING
 from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
 from app.widgets.messages import Notice, UserMessage
@@ -100,6 +101,20 @@ async def test_a_message_sent_while_the_model_loads_is_answered():
         await pilot.pause()
         await talk(pilot, "already waiting")
         assert replies(pilot) == [ANSWER]
+
+
+async def test_a_reply_that_waits_for_the_model_says_so_until_it_is_there():
+    install_model()
+    async with make_app().run_test() as pilot:
+        await wait_for_state(pilot, "ready")
+        chat = pilot.app.screen
+        assert isinstance(chat, ChatScreen)
+        chat.query_one(HeaderLine).show("loading")
+        await send(pilot, "hold on")
+        await wait_until(pilot, lambda: chat.query(".below") and below(pilot) == WAITING)
+        pilot.app._services.events.publish(chat._loaded)
+        await wait_until(pilot, lambda: below(pilot) == "")
+        assert chat.query_one(HeaderLine).state == "writing"
 
 
 async def test_esc_stops_and_keeps_the_text():
