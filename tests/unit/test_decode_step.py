@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from engine.linear import AdjustedLinear, FloatLinear
 from engine.model import Model
 from engine.pruning import NO_PRUNING, DecodeRule, NoPruning, OdpPruning, Pruning, Routing
 from tests.unit.packed_models_for_tests import Shape, exact_logits, random_model
+from tests.unit.prunings_for_tests import LayerByLayer
 from tests.unit.test_kernels import exact
 from tests.unit.test_packing import random_packed
 
@@ -85,23 +86,6 @@ OF_FLOAT64 = [
     "bounded",
     "biases and a shared expert",
 ]
-
-
-@dataclass(frozen=True)
-class General:
-    """A pruning that no rule tells: the layers run one by one."""
-
-    inner: Pruning
-
-    @property
-    def needs_statistics(self) -> bool:
-        return self.inner.needs_statistics
-
-    def decode_rule(self, num_layers: int) -> None:
-        return None
-
-    def prune(self, *args: object) -> Routing:
-        return self.inner.prune(*args)  # type: ignore[arg-type]
 
 
 class Listener:
@@ -171,7 +155,7 @@ def test_agrees_with_the_layers(name: str) -> None:
     skipped = 0
     for token in (0, 3, 1, 4, 2):
         found, routings = decoded(model, token, ours, pruning)
-        expected, reference = decoded(model, token, theirs, General(pruning))
+        expected, reference = decoded(model, token, theirs, LayerByLayer(pruning))
         assert_near(found, expected)
         for routing, other in zip(routings, reference, strict=True):
             assert torch.equal(routing.ids, other.ids)
@@ -210,7 +194,7 @@ def test_many_keys(count: int, window: int | None) -> None:
         cache.length = count
     for token in (5, 6):
         found, ours = decoded(model, token, caches[0], half_pruned(model))
-        expected, theirs = decoded(model, token, caches[1], General(half_pruned(model)))
+        expected, theirs = decoded(model, token, caches[1], LayerByLayer(half_pruned(model)))
         assert_near(found, expected)
         assert torch.equal(ours[0].ids, theirs[0].ids)
 
@@ -225,7 +209,7 @@ def test_attention_to_itself_protects_a_token() -> None:
             seen.append(float(tokens.abs().sum() * attention.own))
             return super().prune(layer, routing, tokens, attention)
 
-    decoded(model, 7, prefilled(model, 5), General(Spy((1.1,), (0.0,))))
+    decoded(model, 7, prefilled(model, 5), LayerByLayer(Spy((1.1,), (0.0,))))
     for factor, expected in ((1.001, 1), (0.999, 2)):
         pruning = OdpPruning((1.1,), (factor * seen[0],))
         _, (routing,) = decoded(model, 7, prefilled(model, 5), pruning)
@@ -265,7 +249,7 @@ def test_counters_add_up() -> None:
     for token in range(9):
         tokens = torch.tensor([[token]])
         model.forward(tokens, caches[0], half_pruned(model), ours)
-        model.forward(tokens, caches[1], General(half_pruned(model)), theirs)
+        model.forward(tokens, caches[1], LayerByLayer(half_pruned(model)), theirs)
     assert ours.read() == theirs.read()
     assert 0 < ours.read().prune_ratio < 0.5
 
@@ -278,7 +262,7 @@ def test_an_exchanged_part_is_never_ignored() -> None:
         cache.truncate(4)
         found, _ = decoded(model, 5, cache)
         cache.truncate(4)
-        assert_near(found, decoded(model, 5, cache, General(NO_PRUNING))[0])
+        assert_near(found, decoded(model, 5, cache, LayerByLayer(NO_PRUNING))[0])
         return found
 
     seen = [check()]
@@ -308,7 +292,7 @@ def test_another_cache_and_another_rule_are_noticed() -> None:
             length = cache.length
             found, _ = decoded(model, 5, cache, pruning)
             cache.truncate(length)
-            assert_near(found, decoded(model, 5, cache, General(pruning))[0])
+            assert_near(found, decoded(model, 5, cache, LayerByLayer(pruning))[0])
 
 
 def test_what_the_step_does_not_know_goes_through_the_layers() -> None:
@@ -355,7 +339,7 @@ def test_a_batch_is_what_its_sequences_are_in_the_layers(bits: KvBits) -> None:
         assert is_compiled(model, caches[0], pruning)
         for each in (heard, counters):
             ours = model.forward(tokens, caches[0], pruning, each[0])
-            theirs = model.forward(tokens, caches[1], General(pruning), each[1])
+            theirs = model.forward(tokens, caches[1], LayerByLayer(pruning), each[1])
             for cache in caches:
                 cache.truncate(5 + step)  # the same token again
         assert ours.shape == (size, 1, model.config.vocab_size)
@@ -402,7 +386,7 @@ def test_a_cache_of_8_bits(count: int, sharing: int) -> None:
     assert is_compiled(model, caches[0])
     for token in range(4):
         found, _ = decoded(model, token, caches[0])
-        expected, _ = decoded(model, token, caches[1], General(NO_PRUNING))
+        expected, _ = decoded(model, token, caches[1], LayerByLayer(NO_PRUNING))
         error = (found - expected).abs().max() / expected.abs().max()
         assert error < 1e-3  # a code that tips over moves a value by a 127th
     for ours, theirs in zip(caches[0].layers, caches[1].layers, strict=True):

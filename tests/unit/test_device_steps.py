@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -31,10 +30,11 @@ from engine.errors import UsageError, WorkerError
 from engine.layout import ArenaLayout
 from engine.otp import OtpPruning
 from engine.protocol import SamplingOptions
-from engine.pruning import NO_PRUNING, OdpPruning, Pruning, Routing
+from engine.pruning import NO_PRUNING, OdpPruning, Pruning
 from engine.sampling import Sampler
 from tests.unit.device_reads import NoDeviceReads
 from tests.unit.packed_models_for_tests import Shape, random_model
+from tests.unit.prunings_for_tests import LayerByLayer
 
 SHAPES = {
     "plain": Shape(),
@@ -65,23 +65,6 @@ def otp(shape: Shape) -> OtpPruning:
     torch.manual_seed(9)
     size = shape.hidden + shape.top_k
     return OtpPruning(torch.randn(shape.layers, shape.top_k - 1, size) * 0.2, 0.5)
-
-
-@dataclass(frozen=True)
-class General:
-    """A pruning that no rule tells: the layers run one by one."""
-
-    inner: Pruning
-
-    @property
-    def needs_statistics(self) -> bool:
-        return self.inner.needs_statistics
-
-    def decode_rule(self, num_layers: int) -> None:
-        return None
-
-    def prune(self, *args: object) -> Routing:
-        return self.inner.prune(*args)  # type: ignore[arg-type]
 
 
 def uncaptured(run: Callable[[], None]) -> Callable[[], None]:
@@ -133,7 +116,7 @@ def assert_alike(
     """Tokens, counts and the valid part of the cache are those of the layers one by one."""
 
     def generally() -> Pruning:
-        return General(asked())
+        return LayerByLayer(asked())
 
     asked = pruning()
     host = HostSteps(context)
@@ -219,11 +202,11 @@ def test_what_no_rule_tells_runs_on_the_host_and_the_device_goes_on() -> None:
 
     def in_the_middle() -> Callable[[], Pruning]:
         asked = iter(range(100))
-        return lambda: General(ODP) if next(asked) // 3 == 1 else ODP
+        return lambda: LayerByLayer(ODP) if next(asked) // 3 == 1 else ODP
 
     steps = on_device(context)
     expected, _ = reply(context, HostSteps(context), Request(PROMPT, GREEDY), 14)
-    request = Request(PROMPT, GREEDY, pruning=lambda: General(NO_PRUNING))
+    request = Request(PROMPT, GREEDY, pruning=lambda: LayerByLayer(NO_PRUNING))
     assert reply(context, steps, request, 14)[0] == expected
     request = Request(PROMPT, GREEDY, pruning=in_the_middle())
     expected, ran = reply(context, steps, Request(PROMPT, GREEDY, pruning=lambda: ODP), 14)

@@ -25,6 +25,7 @@ from engine.pruning import NO_PRUNING, OdpPruning, Routing, route
 from engine.tokenizer import Tokenizer
 from tests.unit.models_for_tests import save_tiny_mixtral, write_compressed
 from tests.unit.packed_models_for_tests import Shape, random_model
+from tests.unit.prunings_for_tests import LayerByLayer
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
 
 
@@ -45,22 +46,6 @@ class KeepFirst:
         if layer != self._layer:
             return routing
         return keep_first(routing, torch.full((len(routing.ids),), self._count))
-
-
-class LayerByLayer:
-    """A pruning that no rule tells: nothing compiled takes it."""
-
-    def __init__(self, inner: OtpPruning | OdpPruning) -> None:
-        self._inner = inner
-        self.needs_statistics = inner.needs_statistics
-
-    def decode_rule(self, num_layers: int) -> None:
-        return None
-
-    def prune(
-        self, layer: int, routing: Routing, tokens: Tensor, attention: AttentionStatistics | None
-    ) -> Routing:
-        return self._inner.prune(layer, routing, tokens, attention)
 
 
 class Heard:
