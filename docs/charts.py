@@ -121,9 +121,7 @@ def tokens(found: Sequence[Token]) -> str:
             x, top = left, top + tall
         if x == left:
             drawn += [
-                svg.text(
-                    left - 8, top + 22 + layer * size, f"layer {layer}", "quiet", "end", 11
-                )
+                svg.text(left - 8, top + 22 + layer * size, f"layer {layer}", "quiet", "end", 11)
                 for layer in range(layers)
             ]
         drawn.append(svg.text(x + wide / 2 - 1, top, words, "ink", "middle"))

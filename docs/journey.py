@@ -17,15 +17,12 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from app import paths
-from app.screens.chat import ChatScreen
 from app.screens.compare import CompareScreen
 from app.screens.expert_map import ExpertMapScreen
 from app.screens.models import ModelsScreen
-from app.screens.report import ReportScreen
 from app.tui import McChatApp
-from app.widgets.job_view import JobView
 from app.widgets.messages import ModelMessage
-from docs.screenshots import is_ready, save, wait_until
+from docs.screenshots import first_run, in_chat, is_ready, save, wait_until
 
 FILE = Path(__file__).parent / "journey.md"
 ROOT = FILE.parents[1]
@@ -121,27 +118,12 @@ photographed by `python -m docs.journey`. What each page shows is explained in
 
 async def go(pilot: Pilot[None]) -> None:
     """The whole way, from the first screen to the last."""
-    await set_up(pilot)
+    await first_run(pilot, "journey-")
     for question in QUESTIONS:
         await say(pilot, question)
     shoot(pilot, "chat")
     await compare(pilot)
     await look_around(pilot)
-
-
-async def set_up(pilot: Pilot[None]) -> None:
-    """From the wizard over the report to an open chat."""
-    await wait_until(pilot, lambda: is_ready(pilot))
-    shoot(pilot, "wizard")
-    await pilot.press("enter")
-    await wait_until(pilot, lambda: pilot.app.screen.query(JobView))
-    job = pilot.app.screen.query_one(JobView)
-    await wait_until(pilot, lambda: job.progress and job.progress.fraction > 0.6)
-    shoot(pilot, "compressing")
-    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ReportScreen))
-    shoot(pilot, "report")
-    await pilot.press("enter")
-    await wait_until(pilot, lambda: in_chat(pilot))
 
 
 async def compare(pilot: Pilot[None]) -> None:
@@ -185,11 +167,6 @@ async def say(pilot: Pilot[None], text: str) -> None:
     await wait_until(pilot, lambda: in_chat(pilot))
 
 
-def in_chat(pilot: Pilot[None]) -> bool:
-    """Whether the chat waits for a message."""
-    return isinstance(pilot.app.screen, ChatScreen) and is_ready(pilot)
-
-
 def shoot(pilot: Pilot[None], name: str) -> None:
     """Take a step's picture."""
     save(pilot, f"journey-{name}")
@@ -209,8 +186,7 @@ def page(exported: str, removed: list[str]) -> str:
             lines += ["\nThe file:\n", *_block("markdown", exported.splitlines())]
     lines += [
         "\n## Removing it all\n",
-        "The model of the open chat cannot be removed from the screen; from the command line, "
-        "once the chat is closed, it can. What else there is lies where `mc-chat doctor` says "
+        "The command line does it, too. What else there is lies where `mc-chat doctor` says "
         "([getting started](getting-started.md#removing-it)).\n",
         *_block("console", removed),
     ]

@@ -55,19 +55,24 @@ def is_ready(pilot: Pilot[None]) -> bool:
     return bool(headers) and headers.first().state == "ready"
 
 
-async def first_run(pilot: Pilot[None]) -> None:
-    """From the wizard to an open chat."""
+def in_chat(pilot: Pilot[None]) -> bool:
+    """Whether the chat waits for a message."""
+    return isinstance(pilot.app.screen, ChatScreen) and is_ready(pilot)
+
+
+async def first_run(pilot: Pilot[None], prefix: str = "") -> None:
+    """From the wizard over the report to an open chat; pictures' names begin with ``prefix``."""
     await wait_until(pilot, lambda: is_ready(pilot))
-    save(pilot, "wizard")
+    save(pilot, f"{prefix}wizard")
     await pilot.press("enter")
     await wait_until(pilot, lambda: pilot.app.screen.query(JobView))
     job = pilot.app.screen.query_one(JobView)
-    await wait_until(pilot, lambda: job.progress and job.progress.fraction > 0.4)
-    save(pilot, "compressing")
+    await wait_until(pilot, lambda: job.progress and job.progress.fraction > 0.5)
+    save(pilot, f"{prefix}compressing")
     await wait_until(pilot, lambda: isinstance(pilot.app.screen, ReportScreen))
-    save(pilot, "report")
+    save(pilot, f"{prefix}report")
     await pilot.press("enter")
-    await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen) and is_ready(pilot))
+    await wait_until(pilot, lambda: in_chat(pilot))
 
 
 async def talk(pilot: Pilot[None]) -> None:
