@@ -134,21 +134,23 @@ import dataclasses
 import torch
 from engine.cache import KVCache, Stored
 from engine.config import MIXTRAL_8X7B
-from engine.kernels.triton import attention, elementwise, prompt_attention, routing
+from engine.decoding.adjustments import Adjustments
+from engine.kernels.triton import attention, elementwise, prompt_attention
 from tests.triton_compile import CAPABILITIES, compiling
 
 config = dataclasses.replace(MIXTRAL_8X7B, num_layers=1)
 heads, dim = config.num_heads, config.head_dim
 place, one = torch.zeros(1, dtype=torch.int32), torch.zeros(1)
 scratch = attention.DecodeScratch.allocate(heads, dim, "cpu")
-choice = routing.Choice(place.new_zeros(1, 2), torch.zeros(1, 2), torch.zeros(9, dtype=torch.int64))
 for capability, bits in zip(CAPABILITIES, (16, 8), strict=True):
     with compiling(capability) as kernels:
         cache = KVCache(config, 1024, bits=bits, dtype=torch.bfloat16).layers[0]
         x = torch.zeros(1, heads * dim, dtype=torch.bfloat16)
         k = torch.zeros(1, config.num_kv_heads * dim, dtype=torch.bfloat16)
         q = x.view(heads, dim)
-        elementwise.rope_write(x, k, k, place, torch.zeros(dim // 2), cache, q)
+        adjustments = Adjustments((x, k, k), "all", (x, k), 1e-6, 8.0)
+        elementwise.rope_write(x, k, k, adjustments, place, torch.zeros(dim // 2), cache, q)
+        elementwise.gate(x, x, x, x, x)
         attention.decode_attention(q, cache, place, None, scratch, x, one)
         keys = Stored(cache.keys, cache.key_scales)
         values = Stored(cache.values, cache.value_scales)
@@ -157,7 +159,6 @@ for capability, bits in zip(CAPABILITIES, (16, 8), strict=True):
         prompt_attention.received(prompt, keys, lse, 512, None)
         weight = torch.zeros(config.hidden_size)
         elementwise.rms_norm(x, weight, 1e-5, x, torch.zeros(1, config.hidden_size))
-        routing.route(x, torch.zeros(8, config.hidden_size, dtype=x.dtype), one, one, one, choice)
     assert len(kernels) == 7
     assert not any(kernel.spilled for kernel in kernels), kernels
     # What a block of threads can have: 99 KB, and 227 KB.

@@ -13,7 +13,13 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.cache import LayerCache
-from engine.kernels.triton.attention_blocks import EVERYTHING, SMALLEST, dot, tile_of
+from engine.kernels.triton.attention_blocks import (
+    EVERYTHING,
+    SMALLEST,
+    dot,
+    mixed_in,
+    tile_of,
+)
 
 SPLITS = 32
 """Parts that a token's keys are cut into. With 8 key heads that is 256 programs, enough for every
@@ -93,17 +99,11 @@ def _decode_part(
         scores = dot(queries, tl.trans(key)) * scale  # [rows, block]
         scores = tl.where(seen[None, :], scores, -float("inf"))
         itself += tl.sum(tl.where(token[None, :] == last, scores, 0.0), axis=1)
-        higher = tl.maximum(peak, tl.max(scores, axis=1))
-        part = tl.exp2(scores - higher[:, None])
-        fade = tl.exp2(peak - higher)
-        total = total * fade + tl.sum(part, axis=1)
         value = tile_of(
             values + base * dim, value_scales + base, token, seen, column, inside, dim,
             rounded, q.dtype.element_ty,
         )  # fmt: skip
-        product = dot(part.to(value.dtype), value)
-        sum_of_values = sum_of_values * fade[:, None] + product
-        peak = higher
+        peak, total, sum_of_values = mixed_in(scores, value, peak, total, sum_of_values)
     place = head * splits + split
     tl.store(peaks + place, peak, mask=real)
     tl.store(sums + place, total, mask=real)

@@ -40,3 +40,19 @@ def tile_of(
         scale = tl.load(scales + token, mask=seen, other=0.0).to(tl.float32)
         tile = (tile.to(tl.float32) * scale[:, None]).to(kind)
     return tile
+
+
+@triton.jit
+def mixed_in(
+    scores: tl.tensor, value: tl.tensor, peak: tl.tensor, total: tl.tensor, mixed: tl.tensor
+) -> tl.tensor:
+    """What rows know after one more block of keys: their highest score, ``peak``; ``total``, the
+    sum of 2^(score - peak); ``mixed`` [rows, columns], the values so weighted.
+
+    ``scores`` [rows, keys], -inf where a key is not seen; ``value`` [keys, columns].
+    """
+    higher = tl.maximum(peak, tl.max(scores, axis=1))
+    part = tl.exp2(scores - higher[:, None])
+    fade = tl.exp2(peak - higher)
+    total = total * fade + tl.sum(part, axis=1)
+    return higher, total, mixed * fade[:, None] + dot(part.to(value.dtype), value)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.cache import Stored
-from engine.kernels.triton.attention_blocks import EVERYTHING, SMALLEST, dot, tile_of
+from engine.kernels.triton.attention_blocks import EVERYTHING, SMALLEST, dot, mixed_in, tile_of
 
 _QUERY_ROWS = 128
 _PROMPT_BLOCK = 64
@@ -84,17 +84,11 @@ def _flash(
             token[None, :] > position[:, None] - window
         )
         scores = tl.where(visible, scores, -float("inf"))
-        higher = tl.maximum(peak, tl.max(scores, axis=1))
-        part = tl.exp2(scores - higher[:, None])
-        fade = tl.exp2(peak - higher)
-        total = total * fade + tl.sum(part, axis=1)
         value = tile_of(
             values, value_scales, token, seen, column, inside, value_strides[2],
             rounded, q.dtype.element_ty,
         )  # fmt: skip
-        product = dot(part.to(value.dtype), value)
-        mixed = mixed * fade[:, None] + product
-        peak = higher
+        peak, total, mixed = mixed_in(scores, value, peak, total, mixed)
     place = (batch * heads + head) * tokens + query
     total = tl.where(real, total, 1.0)  # behind the last query nothing was summed
     tl.store(lse + place, (peak + tl.log2(total)) * _LN2, mask=real)
