@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO, get_args
+from typing import TYPE_CHECKING, TextIO
 
 from app import models, units
 from app.asking import Asking
@@ -22,9 +22,10 @@ from app.load_choices import LoadChoice
 from app.loading import model_folder
 from app.plain_input import PlainInput, remember
 from app.progress_line import ProgressLine
+from app.pruning_words import pruning_of, pruning_words
 from app.render import safe_text
 from engine.errors import McChatError, UsageError
-from engine.protocol import Finished, Generate, Loaded, PruningMode
+from engine.protocol import Finished, Generate, Loaded, SetPruning
 
 if TYPE_CHECKING:
     from engine.session import Session
@@ -63,7 +64,7 @@ class PlainChat:
         self._out = out
         self._notes = notes
         self._ids = itertools.count(1)
-        self._pruning = how.pruning
+        self._pruning = SetPruning(how.pruning)
         self._session: Session | None = None
         self._loaded: Loaded | None = None
         self._finished: Finished | None = None
@@ -75,7 +76,11 @@ class PlainChat:
             "new": ("", "begin another chat", self._new),
             "stop": ("", "end the reply, typed while it is written; Ctrl+C does, too", self._stop),
             "model": ("NAME", "go on with another model", self._switch_model),
-            "pruning": ("odp|otp|off", "skip experts that hardly count, or none", self._prune),
+            "pruning": (
+                "odp|otp|off, or 0 to 2",
+                "skip experts that hardly count, more or fewer of them, or none",
+                self._prune,
+            ),
             "system": ("TEXT", "what the model is told beforehand; none: nothing", self._system),
             "drop": ("", "leave the older half of the chat out of what the model sees", self._drop),
             "export": (
@@ -156,7 +161,12 @@ class PlainChat:
     def _write(self, session: "Session", question: Generate) -> Finished:
         said, words, saved = "", "", time.monotonic()
         with self._stopping() as stopping:
-            reply = session.start(question, pruning=lambda: self._pruning, cancelled=stopping)
+            reply = session.start(
+                question,
+                pruning=lambda: self._pruning.mode,
+                cancelled=stopping,
+                strength=lambda: self._pruning.strength,
+            )
             try:
                 for piece in session.run(reply):
                     said += piece
@@ -220,12 +230,15 @@ class PlainChat:
         models.resolve(name)  # a wrong name leaves the model that is there
         self._load(name)
 
-    def _prune(self, mode: str) -> None:
-        modes: tuple[PruningMode, ...] = get_args(PruningMode)
-        if mode and mode not in modes:
-            raise UsageError("pruning is odp, otp or off")
-        self._pruning = next((known for known in modes if known == mode), self._pruning)
-        self._say(f"Pruning is {self._pruning}.")
+    def _prune(self, text: str) -> None:
+        if text:
+            wanted = pruning_of(text, self._pruning)
+            if self._loaded is not None and wanted.mode not in self._loaded.prunings:
+                raise UsageError(
+                    f"{self._model} has learned no OTP; `mc-chat prune {self._model}` does that"
+                )
+            self._pruning = wanted
+        self._say(f"Now: {pruning_words(self._pruning)}.")
 
     def _system(self, text: str) -> None:
         if text:
@@ -321,7 +334,8 @@ class PlainChat:
             model=self._model,
             nominal_bits=loaded.nominal_bits,
             device=loaded.device,
-            pruning=self._pruning,
+            pruning=self._pruning.mode,
+            pruning_strength=self._pruning.strength,
             sampling=self._how.sampling,
             max_tokens=self._how.max_tokens,
         )

@@ -84,13 +84,15 @@ def test_commands_say_what_they_did_and_what_the_model_says_stays_apart(
 ) -> None:
     write_tiny_checkpoint(paths.models_dir() / "other")
     file = tmp_path / "chat.md"
-    script = f"/help\n/stop\n/pruning\nHello\n/stats\n/export {file}\n/model\n/model other\nYou?\n"
+    pruning = "/pruning\n/pruning 1.5\n"
+    script = f"/help\n/stop\n{pruning}Hello\n/stats\n/export {file}\n/model\n/model other\nYou?\n"
     result = mc_chat("chat", "--plain", "tiny", *SHORT, stdin=script + "/quit\nNever\n")
     assert result.code == 0
     for said in (
-        "/pruning odp|otp|off: skip experts",
+        "/pruning odp|otp|off, or 0 to 2: skip experts",
         "No reply is being written.",
-        "Pruning is odp.",
+        "Now: ODP on.",
+        "Now: ODP ×1.5.",
         "Last reply: 3 tokens, ",
         "percent of the expert slots skipped; context: ",
         "Memory: ",
@@ -103,6 +105,7 @@ def test_commands_say_what_they_did_and_what_the_model_says_stays_apart(
     assert result.out == f"{first.content}\n\n{second.content}\n\n"
     assert second.made is not None
     assert second.made.model == "other"
+    assert (second.made.pruning, second.made.pruning_strength) == ("odp", 1.5)
     assert "Hello" in file.read_text()
 
 
@@ -229,11 +232,14 @@ def test_a_person_goes_on_with_the_last_chat(typing: Type, tiny: Path) -> None:
 
 
 def test_a_mistake_is_said_and_the_chat_goes_on(typing: Type, tiny: Path) -> None:
-    result = typing("/fly", "/pruning up", "/export x", "/model nothing", "word " * 300, "Hello")
+    result = typing(
+        "/fly", "/pruning up", "/pruning otp", "/export x", "/model nothing", "word " * 300, "Hello"
+    )
     assert result.code == 0
     for said in (
         "there is no command /fly; /help lists them",
-        "pruning is odp, otp or off.",
+        "pruning is on, off, odp, otp, or a strength from 0 to 2, not up.",
+        "tiny has learned no OTP; `mc-chat prune tiny` does that.",
         "once something was said.",
         "'nothing'",
         "the context holds 128",
