@@ -3,6 +3,7 @@
 import gc
 import re
 from itertools import pairwise
+from weakref import ref
 
 import pytest
 from hypothesis import example, given
@@ -16,7 +17,7 @@ from textual.widgets import Markdown
 from app.widgets import document
 from app.widgets.document import Document, PieceView, pieces
 from tests.functional.test_turns import talk
-from tests.ui import install_model, make_app, wait_for_state
+from tests.ui import install_model, make_app, wait_for_state, wait_until
 
 STEP = 47
 """Characters written at a time: blocks end anywhere in them."""
@@ -121,3 +122,14 @@ async def test_garbage_is_collected_as_before_when_the_screen_has_gone(home: obj
         assert gc.get_freeze_count() > 1000
     assert gc.get_threshold() == usual
     assert gc.get_freeze_count() == 0
+
+
+async def test_what_was_drawn_of_messages_that_have_gone_is_let_go(home: object) -> None:
+    install_model()
+    async with make_app().run_test(size=(80, 24)) as pilot:
+        await wait_for_state(pilot, "ready")
+        await talk(pilot, "hello")
+        await pilot.pause()
+        drawn = ref(pilot.app.screen.query(PieceView).first()._styles_cache)
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: gc.collect() >= 0 and drawn() is None)
