@@ -2,15 +2,26 @@
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
+from app import models
 from app.command_table import begun
+from app.setting_words import THEMES
+from engine.protocol import PruningMode
 
 _BEGUN = re.compile(r'(?<!\S)@(?:"([^"\n]*)|([^\s"]*))$')
 _MOST_LOOKED_AT = 10_000
 """Entries of a folder: Tab is to answer at once."""
+_ARGUMENTS: dict[str, Callable[[], Sequence[str]]] = {
+    "model": lambda: [model.name for model in models.installed()],
+    "theme": lambda: THEMES,
+    "pruning": lambda: ("on", *get_args(PruningMode)),
+}
+"""What may stand behind a command's name."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,17 @@ def complete_command(line: str) -> Completion | None:
     text = os.path.commonprefix(names)  # noqa: RUF071 - letters, not folders
     goes_on = len(commands) == 1 and commands[0].with_argument
     return Completion(line, f"{text} " if goes_on else text, names)
+
+
+def complete_argument(line: str) -> Completion | None:
+    """Complete what stands behind a command's name; None where nothing is known of that."""
+    command, space, typed = line.partition(" ")
+    known = _ARGUMENTS.get(command.removeprefix("/").lower())
+    if not space or known is None or not begun(line):
+        return None
+    names = tuple(name for name in known() if name.startswith(typed))
+    text = os.path.commonprefix(names) if names else typed  # noqa: RUF071 - letters, not folders
+    return Completion(typed, text, names)
 
 
 def _names(folder: str, stem: str) -> tuple[str, ...]:

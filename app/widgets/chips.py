@@ -43,7 +43,7 @@ class Chips(Static):
             return
         self.display = True
         if not names:
-            self._say(Content.styled(" – no file begins like this ", "$quiet"))
+            self._say(Content.styled(" – nothing begins like this ", "$quiet"))
             return
         more = len(names) - MOST_OFFERED
         rest = f"  and {more} more" if more > 0 else ""

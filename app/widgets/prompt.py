@@ -6,7 +6,7 @@ from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
-from app.completing import Completion, complete, complete_command
+from app.completing import Completion, complete, complete_argument, complete_command
 
 _HINTS = {
     True: "Write a message.  Enter sends · Ctrl+J new line · ? keys",
@@ -38,7 +38,7 @@ class Prompt(TextArea):
         """Up was pressed where nothing is written."""
 
     class Offered(Message):
-        """Tab was pressed in a file's name; it may become one of ``names``."""
+        """Tab was pressed in a name; it may become one of ``names``."""
 
         def __init__(self, names: tuple[str, ...]) -> None:
             super().__init__()
@@ -74,7 +74,9 @@ class Prompt(TextArea):
             self.post_message(self.WantsLast())
         elif event.key == "tab" and (command := complete_command(self.text)):
             self._write(command)
-        elif event.key == "tab" and (completion := self._completion()):
+        elif event.key == "tab" and (
+            completion := complete_argument(self.text) or self._completion()
+        ):
             self._write(completion)
             self.post_message(self.Offered(completion.names))
         elif event.key in {"tab", "shift+tab"} or self._is_above(event.key):

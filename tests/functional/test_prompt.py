@@ -99,7 +99,7 @@ async def test_tab_completes_a_files_name_and_shows_what_it_may_be(folder: Path)
         assert prompt(pilot).text == "in @notes.md or"
         assert pilot.app.focused is prompt(pilot)
         await pilot.press(*" @x", "tab")
-        assert "no file begins like this" in str(chips.content)
+        assert "nothing begins like this" in str(chips.content)
 
 
 async def test_what_cannot_go_along_is_told_and_nothing_is_lost():

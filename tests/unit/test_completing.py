@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.completing import Completion, complete, complete_command
+from app import paths
+from app.completing import Completion, complete, complete_argument, complete_command
+from tests.fakes import fake_job
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +79,33 @@ def test_a_command_is_completed_as_far_as_it_is_settled(
 )
 def test_what_begins_no_command_is_left_alone(line: str) -> None:
     assert complete_command(line) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "typed", "text", "names"),
+    [
+        ("/pruning o", "o", "o", ("on", "odp", "otp", "off")),
+        ("/pruning od", "od", "odp", ("odp",)),
+        ("/theme nor", "nor", "nord", ("nord",)),
+        ("/Theme mc-l", "mc-l", "mc-light", ("mc-light",)),
+        ("/model de", "de", "demo", ("demo", "demo-2bit")),
+        ("/model x", "x", "x", ()),
+    ],
+)
+def test_what_stands_behind_a_command_is_completed(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    typed: str,
+    text: str,
+    names: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(here))
+    for name in ("demo", "demo-2bit"):
+        fake_job.write_model(paths.models_dir() / name)
+    assert complete_argument(line) == Completion(typed, text, names)
+
+
+@pytest.mark.parametrize("line", ["/pruning", "/system Be", "/new x", "theme n", "/nwe x"])
+def test_what_may_be_anything_is_not_completed(line: str) -> None:
+    assert complete_argument(line) is None
