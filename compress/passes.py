@@ -86,10 +86,10 @@ class Passes:
     def one_pass(self, scores: Sequence[LayerScores] | None = None) -> None:
         """Score, spread and quantize a layer before the next. ``scores`` replace the measuring."""
         done = len(self._workspace.journal.entries)
+        self._source.shards.begin_pass(1)
         self._report.resume("calibrate", done)
         if done == len(self._layers):
             return
-        self._source.shards.begin_pass(1)
         full, quantized = self._store("full"), self._store("quantized")
         exact = None if scores else self._stream(full, done)
         rounded = self._stream(quantized, done)
@@ -131,10 +131,10 @@ class Passes:
         leaves the others."""
         journal = self._workspace.journal
         done = len(journal.entries)
+        self._source.shards.begin_pass(1)
         self._report.resume("allocate", done)
         if done == len(self._layers):
             return
-        self._source.shards.begin_pass(1)
         self._report.layer("allocate", done, 0.0, "spreading the bits over all layers")
         widths = self._all_widths(journal.scores)
         some, quantized = self._store("compared", self._compared()), self._store("quantized")

@@ -400,6 +400,20 @@ def test_held_shards_serve_a_run_that_goes_on(hub: Hub, twice: CompressJob) -> N
     assert sorted(shards_asked_for(hub)) == sorted(set(shards_asked_for(hub)))
 
 
+def test_what_is_left_behind_all_layers_brings_one_shard_at_most(
+    hub: Hub, twice: CompressJob
+) -> None:
+    def stop(progress: Progress) -> None:
+        if "outside the layers" in progress.message:
+            raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        compress(twice, stop)
+    hub.requests.clear()
+    compress(twice, quiet)
+    assert len(shards_asked_for(hub)) <= 1
+
+
 def test_what_was_held_goes_where_there_is_no_room_any_more(
     hub: Hub, twice: CompressJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
