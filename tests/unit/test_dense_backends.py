@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="no build of triton for this platform")
 from app.commands import doctor
 from benchmarks import dense_backends
 from benchmarks.dense_backends import Ours, random_matrix, table
+from engine.architectures.architecture import Traits
 from engine.cache import KVCache
 from engine.decoding import dense
 from engine.decoding.dense import OURS, Clock, Run, Verdict, adopt_fastest, compare, disagreement
@@ -21,7 +22,7 @@ from engine.decoding.state import DecodeState
 from engine.decoding.step import DecodeStep
 from engine.kernels.findings import Findings
 from engine.kernels.foreign import Backend, ForeignMatrix, Int4Mm
-from engine.linear import ForeignLinear, PackedLinear
+from engine.linear import ForeignLinear, PackedLinear, product_of
 from engine.packing import PackedMatrix, dequantize
 from engine.protocol import Device
 from tests.unit.packed_models_for_tests import Shape, random_model
@@ -150,15 +151,20 @@ def test_one_that_breaks_a_graph_falls_away() -> None:
     )
 
 
-def test_a_model_takes_the_fastest_and_does_what_it_did(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(), Shape(traits=Traits(norms="head", qkv_bias=True, shared_size=64))],
+    ids=["as Mixtral", "with norms, biases and a shared expert"],
+)
+def test_a_model_takes_the_fastest_and_does_what_it_did(tmp_path: Path, shape: Shape) -> None:
     fast = Fake(seconds=lambda _: 0.5)
     kept = Findings(tmp_path / "found.json", {})
-    ours, theirs = random_model(Shape()), random_model(Shape())
+    ours, theirs = random_model(shape), random_model(shape)
     bytes_before = theirs.memory_bytes()
     verdict = adopt_fastest(theirs, [fast], CLOCK, kept)
     assert verdict.backend == "fake"
     layers = [layer.attention for layer in theirs.layers]
-    assert all(isinstance(part.k, ForeignLinear) for part in layers)
+    assert all(isinstance(product_of(part.k), ForeignLinear) for part in layers)
     assert theirs.memory_bytes() > bytes_before, "what it holds is counted: here, float32"
     tokens = torch.tensor([[1, 2, 3, 4]])
     torch.testing.assert_close(theirs.forward(tokens), ours.forward(tokens), atol=1e-4, rtol=1e-4)
