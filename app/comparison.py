@@ -158,6 +158,7 @@ class Comparison:
             "there",
             subject.there.content,
             figures=subject.there.figures,
+            activated_params=self._activated(subject),
             made=subject.made,
         )
         self._takes = [self._there, Take(other)]
@@ -171,6 +172,12 @@ class Comparison:
         self.problem = ""
         """Why the engine can answer no more."""
         self.set_both_anew(not subject.repeatable)
+
+    def _activated(self, subject: Subject) -> int:
+        """Of the reply that is there, of which the history knows the share; 0: not known."""
+        facts = self._facts.get(subject.variant.folder) if subject.variant.folder else None
+        took = subject.there.figures
+        return round(took.activated_fraction * facts.total_params) if took and facts else 0
 
     # --- what is shown ------------------------------------------------------------------------
 

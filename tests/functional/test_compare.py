@@ -16,22 +16,11 @@ from app.widgets.prompt import Prompt
 from app.widgets.take_view import TakeView
 from tests.fakes import fake_job
 from tests.fakes.fake_worker import ANSWER
-from tests.ui import install_model, make_app, wait_for_state, wait_until
+from tests.ui import install_model, make_app, talk, wait_for_state, wait_until
 
 pytestmark = pytest.mark.usefixtures("home")
 
 OTHERWISE = ANSWER.replace("far fewer parameters", "only a part of the parameters")
-
-
-async def talk(pilot: Pilot[None], text: str) -> None:
-    await wait_for_state(pilot, "ready")
-    before = len(pilot.app.screen.query(ModelMessage))
-    prompt = pilot.app.screen.query_one(Prompt)
-    prompt.focus()
-    prompt.text = text
-    await pilot.press("enter")
-    await wait_until(pilot, lambda: len(pilot.app.screen.query(ModelMessage)) == before + 1)
-    await wait_for_state(pilot, "ready")
 
 
 async def compare(pilot: Pilot[None]) -> None:
@@ -90,7 +79,7 @@ async def test_the_same_again_without_pruning_and_kept_as_a_branch():
         assert all(scroll.scroll_y > 2 for scroll in scrolls)
         assert "0 % pruned" in text(pilot, "right", "figures")
         assert "12.9 B (28 %) active" in text(pilot, "right", "figures")
-        assert "31 % pruned · 22 % active" in text(pilot, "left", "figures")
+        assert "31 % pruned · 10.2 B (22 %) active" in text(pilot, "left", "figures")
         await pilot.press("u")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
         await wait_until(pilot, lambda: pilot.app.screen.query(ModelMessage).last().has_focus)

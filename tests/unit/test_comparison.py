@@ -259,7 +259,8 @@ def test_words() -> None:
     greedy = task_words(Desk(OFF, SamplingOptions(temperature=0.0)).comparison)
     assert greedy == "Enter asks for B: the same prompt, greedy."
     left = Desk(OFF).comparison.left
-    assert figure_words(left) == "5 tokens · 40.0 tokens/s · 30 % pruned · 25 % active"
+    assert figure_words(left) == "5 tokens · 40.0 tokens/s · 30 % pruned · 12 (25 %) active"
+    assert figure_words(replace(left, activated_params=0)).endswith(" · 25 % active")
     assert "12 (26 %) active" in figure_words(
         replace(left, activated_params=12, figures=replace(TOOK, activated_fraction=0.26))
     )
