@@ -24,6 +24,7 @@ from compress.streams import StreamStore
 from engine.checkpoint import load_model
 from engine.errors import DiskFullError, Interrupted, McChatError, SourceError, UsageError
 from engine.manifest import MANIFEST_NAME, open_manifest, verify_hashes
+from tests.compressions_for_tests import contents, quiet
 from tests.unit.models_for_tests import save_tiny_mixtral
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
 
@@ -64,14 +65,6 @@ def job(source: Path, text: Path, tmp_path: Path) -> CompressJob:
     return CompressJob(
         source, tmp_path / "out", text=text, samples=6, window=64, group_size=64, bits=2.0
     )
-
-
-def quiet(progress: Progress) -> None:
-    """Nobody listens."""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def stop_at(stage: str, layer: int) -> Callable[[Progress], None]:

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from compress.calibration import CalibrationSize, text_windows
 from compress.interchange.hqq_export import export_hqq
 from compress.pipeline import CompressJob, compress
-from compress.progress import Progress
 from engine import budget
 from engine.cache import KVCache
 from engine.checkpoint import PROJECTIONS, load_model, open_checkpoint, read_dense, read_layer
@@ -22,6 +21,7 @@ from engine.packing import dequantize
 from engine.pruning import NO_PRUNING
 from engine.tensor_names import dense_matrices, small_tensors
 from engine.tokenizer import Tokenizer
+from tests.compressions_for_tests import quiet
 from tests.unit.architectures_for_tests import KINDS, save_tiny
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
 
@@ -55,10 +55,6 @@ def job(original: tuple[Path, PreTrainedModel], tmp_path: Path) -> CompressJob:
     return CompressJob(
         original[0], tmp_path / "out", text=text, samples=4, window=64, group_size=64, bits=2.0
     )
-
-
-def quiet(progress: Progress) -> None:
-    """Nobody listens."""
 
 
 def as_stored(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

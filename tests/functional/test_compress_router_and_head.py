@@ -25,6 +25,7 @@ from engine.config import MIXTRAL_8X7B
 from engine.errors import Interrupted, UsageError
 from engine.linear import FloatLinear, Linear
 from engine.manifest import MANIFEST_NAME, RestBits, open_manifest, verify_hashes
+from tests.compressions_for_tests import contents, quiet
 from tests.unit.models_for_tests import save_tiny_mixtral
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
 
@@ -70,14 +71,6 @@ def job(source: Path, text: Path, tmp_path: Path) -> CompressJob:
     return CompressJob(
         source, out, text=text, samples=SAMPLES, window=WINDOW, group_size=64, bits=2.0
     )
-
-
-def quiet(progress: Progress) -> None:
-    """Nobody listens."""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

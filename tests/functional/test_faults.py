@@ -31,6 +31,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.manifest import open_manifest, verify_hashes
+from tests.compressions_for_tests import complaint, contents, quiet
 from tests.fakes.forking_jobs import ALLOCATING, Ending, Run
 from tests.hub_for_tests import environment, running_hub
 from tests.unit.tokenizers_for_tests import be_another
@@ -92,10 +93,6 @@ def forked(place: Path) -> Iterator[Forked]:
 
         yield run
         given.close()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 class Bench:
@@ -269,10 +266,6 @@ def job(place: Path, tmp_path: Path) -> CompressJob:
     )  # fmt: skip
 
 
-def quiet(progress: Progress) -> None:
-    """Nobody listens."""
-
-
 def stop_at_second(progress: Progress) -> None:
     if (progress.stage, progress.layer) == ("quantize", 1):
         raise Interrupted("stop")
@@ -284,16 +277,6 @@ def stopped(job: CompressJob) -> CompressJob:
     with pytest.raises(Interrupted):
         compress(job, stop_at_second)
     return job
-
-
-def complaint(job: CompressJob, kind: type[McChatError]) -> str:
-    """The one line that a job fails with."""
-    with pytest.raises(kind) as caught:
-        compress(job, quiet)
-    assert type(caught.value) is kind
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_a_truncated_shard_is_named(stopped: CompressJob) -> None:

@@ -26,15 +26,12 @@ from engine.linear import PackedLinear
 from engine.manifest import RestBits, open_manifest, read_manifest, verify_hashes
 from engine.packing import dequantize
 from tests.checkpoints_for_tests import GROUP_SIZE, write_tiny_checkpoint
+from tests.compressions_for_tests import contents
 from tests.unit.models_for_tests import save_tiny_mixtral, write_compressed
 
 
 def silent(step: str) -> None:
     """Nobody listens."""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture

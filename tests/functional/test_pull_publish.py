@@ -25,6 +25,7 @@ from engine.errors import Interrupted
 from engine.manifest import MANIFEST_NAME, open_manifest, verify_hashes
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.commands_for_tests import Command, Result, failed
+from tests.compressions_for_tests import contents
 from tests.hub_for_tests import TOKEN, Hub, connect, environment, running_hub
 from tests.waiting import wait_until
 
@@ -57,14 +58,6 @@ def remote(hub: Hub) -> Path:
 @pytest.fixture
 def login(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def quiet(transfer: Transfer) -> None:
-    """Nobody listens."""
 
 
 # --- pull -----------------------------------------------------------------------------------------

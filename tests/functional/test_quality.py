@@ -15,7 +15,6 @@ from assets import DEMO_DIR
 from compress import projection
 from compress.calibration import CalibrationSize, demo_windows, text_windows
 from compress.pipeline import CompressJob, compress
-from compress.progress import Progress
 from compress.quality import HELD_OUT_SEED, HELD_OUT_SIZE, Head
 from engine.checkpoint import load_model
 from engine.config import ModelConfig
@@ -25,6 +24,7 @@ from engine.model import Model, Norm
 from engine.quality import Agreement
 from engine.tokenizer import Tokenizer
 from tests.checkpoints_for_tests import write_tiny_checkpoint
+from tests.compressions_for_tests import quiet
 from tests.unit.models_for_tests import save_tiny_mixtral
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level, speak_as_the_demo
 
@@ -78,10 +78,6 @@ def job(source: Path, tmp_path: Path) -> CompressJob:
         source, tmp_path / "out", text=text, samples=SIZE.samples, window=SIZE.window,
         group_size=64, bits=2.0,
     )  # fmt: skip
-
-
-def quiet(progress: Progress) -> None:
-    """Nobody listens."""
 
 
 def streams(model: Model, tokens: Tensor) -> list[Tensor]:
