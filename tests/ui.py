@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from textual.pilot import Pilot
+from textual.widget import Widget
+from textual.widgets import Static
 
 from app import jobs, paths
 from app.tui import McChatApp
 from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
+from app.widgets.messages import ModelMessage
+from app.widgets.prompt import Prompt
 from tests.fakes import fake_job
 from tests.waiting import PATIENCE_SECONDS
 
@@ -44,6 +48,33 @@ def end_jobs() -> None:
     for job in jobs.all_running():
         with suppress(ProcessLookupError):
             os.kill(job.pid, signal.SIGKILL)
+
+
+async def send(pilot: Pilot[None], text: str) -> None:
+    """Say something as soon as the engine waits for it."""
+    await wait_for_state(pilot, "ready")
+    prompt = pilot.app.screen.query_one(Prompt)
+    prompt.focus()
+    prompt.text = text
+    await pilot.press("enter")
+
+
+async def talk(pilot: Pilot[None], text: str) -> None:
+    """Say something and wait for the whole reply."""
+    before = len(pilot.app.screen.query(ModelMessage))
+    await send(pilot, text)
+    await wait_until(pilot, lambda: len(pilot.app.screen.query(ModelMessage)) == before + 1)
+    await wait_for_state(pilot, "ready")
+
+
+def text_of(pilot: Pilot[None], selector: str) -> str:
+    """What a line of the screen says."""
+    return str(pilot.app.screen.query_one(selector, Static).content)
+
+
+def drawn(pilot: Pilot[None], kind: type[Widget]) -> str:
+    """What the only widget of a kind draws."""
+    return str(pilot.app.screen.query_one(kind).render())
 
 
 async def wait_until(pilot: Pilot[None], predicate: Callable[[], object]) -> None:

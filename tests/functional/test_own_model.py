@@ -9,21 +9,9 @@ from app.screens.chat import ChatScreen
 from app.screens.chats import ChatsScreen
 from app.widgets.header import HeaderLine
 from app.widgets.messages import ModelMessage, UserMessage
-from app.widgets.prompt import Prompt
-from tests.ui import install_model, make_app, wait_for_state, wait_until
+from tests.ui import install_model, make_app, talk, wait_for_state, wait_until
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-async def talk(pilot: Pilot[None], text: str) -> None:
-    await wait_for_state(pilot, "ready")
-    before = len(pilot.app.screen.query(ModelMessage))
-    prompt = pilot.app.screen.query_one(Prompt)
-    prompt.focus()
-    prompt.text = text
-    await pilot.press("enter")
-    await wait_until(pilot, lambda: len(pilot.app.screen.query(ModelMessage)) == before + 1)
-    await wait_for_state(pilot, "ready")
 
 
 def offer(pilot: Pilot[None]) -> str:

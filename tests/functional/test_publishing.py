@@ -19,7 +19,7 @@ from app.widgets.model_list import ModelList
 from engine.errors import UsageError
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.hub_for_tests import TOKEN, Hub, environment, running_hub
-from tests.ui import install_model, make_app, wait_for_state, wait_until
+from tests.ui import install_model, make_app, text_of, wait_for_state, wait_until
 
 DEMO = "demo"
 
@@ -45,10 +45,6 @@ async def ask(pilot: Pilot[None]) -> None:
     listed.highlighted = [model.name for model in listed.models].index("tiny")
     await pilot.press("p")
     await wait_until(pilot, lambda: isinstance(pilot.app.screen, PublishScreen))
-
-
-def text_of(pilot: Pilot[None], selector: str) -> str:
-    return str(pilot.app.screen.query_one(selector, Static).content)
 
 
 def make():

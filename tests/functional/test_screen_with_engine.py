@@ -12,16 +12,10 @@ from app.tui import McChatApp
 from app.widgets.gauges import Gauges
 from app.widgets.header import HeaderLine
 from app.widgets.messages import ModelMessage, Notice
-from app.widgets.prompt import Prompt
 from tests.checkpoints_for_tests import CONFIG, write_tiny_checkpoint
-from tests.ui import wait_for_state, wait_until
+from tests.ui import send, wait_for_state, wait_until
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-async def send(pilot: Pilot[None], text: str) -> None:
-    pilot.app.screen.query_one(Prompt).text = text
-    await pilot.press("enter")
 
 
 def last_summary(pilot: Pilot[None]) -> str:

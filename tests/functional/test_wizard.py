@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from app import jobs, load_choices, models, sources, tui
 from app.catalogue import ReadyBuild, ready_builds
@@ -36,13 +36,9 @@ from engine.protocol import Devices
 from tests.checkpoints_for_tests import write_tiny_checkpoint
 from tests.fakes.fake_worker import DEVICES, SMALL_DEVICES
 from tests.hub_for_tests import Hub, connect, environment, running_hub
-from tests.ui import install_model, make_app, wait_for_state, wait_until
+from tests.ui import install_model, make_app, text_of, wait_for_state, wait_until
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-def text_of(pilot: Pilot[None], selector: str) -> str:
-    return str(pilot.app.screen.query_one(selector, Static).content)
 
 
 def table(pilot: Pilot[None]) -> PlanTable:

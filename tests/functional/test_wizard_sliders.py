@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from app import paths
@@ -19,7 +18,7 @@ from assets import DEMO_DIR
 from compress.plan import Choice, Plan, plan
 from engine.config import MIXTRAL_8X7B
 from tests.fakes.fake_worker import DEVICES
-from tests.ui import make_app, wait_for_state, wait_until
+from tests.ui import drawn, make_app, wait_for_state, wait_until
 
 pytestmark = pytest.mark.usefixtures("home")
 CARD = DEVICES[0]
@@ -27,10 +26,6 @@ CARD = DEVICES[0]
 
 def chosen(pilot: Pilot[None]) -> Choice:
     return pilot.app.screen.query_one(PlanTable).chosen
-
-
-def shown(pilot: Pilot[None], kind: type[Widget]) -> str:
-    return str(pilot.app.screen.query_one(kind).render())
 
 
 def context_line(pilot: Pilot[None]) -> str:
@@ -63,7 +58,7 @@ async def test_left_and_right_move_the_context_and_keep_the_width():
             await pilot.press(key)
             assert context_line(pilot).split()[1] == f"{tokens:,}"
             assert chosen(pilot) == at(tokens, bits)
-            assert size(chosen(pilot).kv_bytes) in shown(pilot, FitBar)
+            assert size(chosen(pilot).kv_bytes) in drawn(pilot, FitBar)
 
 
 async def test_a_width_that_stops_fitting_is_marked_and_said_in_words():
@@ -76,13 +71,13 @@ async def test_a_width_that_stops_fitting_is_marked_and_said_in_words():
         rows = [plan(MIXTRAL_8X7B, CARD, tokens, only=widest.nominal_bits) for tokens in contexts]
         fitting = [row.choices[0].fits for row in rows]
         assert 0 < fitting.count(True) < len(fitting), "or it would show nothing"
-        assert shown(pilot, ContextSlider).count("✕") == fitting.count(False)
+        assert drawn(pilot, ContextSlider).count("✕") == fitting.count(False)
         last = contexts[fitting.count(True) - 1] // 1024
         assert f"{widest.nominal_bits:.2f} bits fit up to {last}k" in context_line(pilot)
         await pilot.press("shift+tab", "end")
         assert chosen(pilot) == rows[-1].choices[0], "a width that was chosen stays"
         lacking = size(rows[-1].choices[0].total_bytes - CARD.free_bytes)
-        assert f"✕ too big by {lacking}" in shown(pilot, FitBar)
+        assert f"✕ too big by {lacking}" in drawn(pilot, FitBar)
         await pilot.press("home")
         assert chosen(pilot).nominal_bits == widest.nominal_bits
 
@@ -96,14 +91,14 @@ async def test_another_width_changes_the_bar_by_left_and_right_too():
             await pilot.press(key)
             row = table.chosen
             left = size(CARD.free_bytes - row.total_bytes)
-            assert f"{size(row.total_bytes)} of 24.1 GB free, {left} left" in shown(pilot, FitBar)
+            assert f"{size(row.total_bytes)} of 24.1 GB free, {left} left" in drawn(pilot, FitBar)
 
 
 @pytest.mark.parametrize("tokens", [1024, 4096, 32_768])
 async def test_the_mouse_chooses_the_stop_under_it(tokens: int):
     async with make_app().run_test(size=(120, 36)) as pilot:
         await choose_mixtral(pilot)
-        column = shown(pilot, ContextSlider).index(f"{tokens // 1024}k")
+        column = drawn(pilot, ContextSlider).index(f"{tokens // 1024}k")
         await pilot.click(ContextSlider, offset=(column, 0))
         assert f"{tokens:,} tokens" in context_line(pilot)
 
@@ -111,7 +106,7 @@ async def test_the_mouse_chooses_the_stop_under_it(tokens: int):
 async def test_the_mouse_drags():
     async with make_app().run_test(size=(120, 36)) as pilot:
         await choose_mixtral(pilot)
-        line = shown(pilot, ContextSlider)
+        line = drawn(pilot, ContextSlider)
         await pilot.mouse_down(ContextSlider, offset=(line.index("1k"), 0))
         await pilot.hover(ContextSlider, offset=(line.index("16k"), 0))
         assert "16,384 tokens" in context_line(pilot)
@@ -137,7 +132,7 @@ async def test_the_context_of_the_settings_is_a_stop_of_its_own():
         pilot.app.screen.query_one(SourceList).focus()
         await pilot.press("down")
         await wait_until(pilot, lambda: "5,000 tokens" in context_line(pilot))
-        assert "4k━━━━━●5,000─────○8k" in shown(pilot, ContextSlider)
+        assert "4k━━━━━●5,000─────○8k" in drawn(pilot, ContextSlider)
         await pilot.press("tab", "right", "left")
         assert "5,000 tokens" in context_line(pilot)
 
@@ -159,11 +154,11 @@ async def test_an_odd_limit_is_kept_for_a_model_that_could_do_more(tmp_path: Pat
         await wait_until(pilot, lambda: "3,000 tokens" in context_line(pilot))
         pilot.app.screen.query_one(ContextSlider).focus()
         await pilot.press("left", "right")
-        assert "●3,000" in shown(pilot, ContextSlider)
+        assert "●3,000" in drawn(pilot, ContextSlider)
         sources.focus()
         await pilot.press("up")
-        await wait_until(pilot, lambda: "32k" in shown(pilot, ContextSlider))
-        assert "●3,000" in shown(pilot, ContextSlider)
+        await wait_until(pilot, lambda: "32k" in drawn(pilot, ContextSlider))
+        assert "●3,000" in drawn(pilot, ContextSlider)
 
 
 async def test_a_single_context_is_no_slider():
@@ -184,7 +179,7 @@ async def test_in_a_small_terminal_the_bar_is_seen_with_what_moves_it(terminal: 
             await pilot.pause()
             for part in (ContextSlider, PlanTable, FitBar):
                 assert screen.query_one(part).region in below, (kind, part)
-        for text in shown(pilot, FitBar).splitlines():
+        for text in drawn(pilot, FitBar).splitlines():
             assert len(text) <= screen.query_one(FitBar).size.width
         await pilot.press("pagedown", "pagedown", "pagedown")
         assert line.region.bottom <= below.bottom

@@ -13,8 +13,8 @@ from app.widgets.expert_map import ExpertMap
 from app.widgets.messages import UserMessage
 from app.widgets.prompt import Prompt
 from tests.chats_for_tests import Clock
-from tests.snapshots.test_screens import Scene, fixed_world, send  # noqa: F401 - a fixture
-from tests.ui import install_model, make_app, wait_for_state, wait_until
+from tests.snapshots.test_screens import Scene, fixed_world  # noqa: F401 - a fixture
+from tests.ui import install_model, make_app, send, wait_for_state, wait_until
 
 
 def held_with(model: str) -> None:

@@ -31,14 +31,13 @@ from app.widgets.gauges import Gauges
 from app.widgets.job_view import JobView
 from app.widgets.messages import ModelMessage, Notice
 from app.widgets.plan_table import PlanTable
-from app.widgets.prompt import Prompt
 from app.widgets.source_list import SourceList
 from compress.plan import Choice, PaperScore, Plan
 from engine.budget import KvBits
 from engine.config import ModelConfig
 from engine.protocol import Device
 from tests.chats_for_tests import say_all
-from tests.ui import end_jobs, install_model, make_app, wait_for_state, wait_until
+from tests.ui import end_jobs, install_model, make_app, send, wait_for_state, wait_until
 
 Scene = Callable[[Pilot[None]], Awaitable[None]]
 SIZES = [(120, 36), (80, 24)]
@@ -126,12 +125,6 @@ def picture(request: pytest.FixtureRequest, snap_compare: Any) -> Callable[..., 
         return bool(snap_compare(app, terminal_size=request.param, run_before=scene))
 
     return compare
-
-
-async def send(pilot: Pilot[None], text: str) -> None:
-    await wait_for_state(pilot, "ready")
-    pilot.app.screen.query_one(Prompt).text = text
-    await pilot.press("enter")
 
 
 # --- the first run --------------------------------------------------------------------------------

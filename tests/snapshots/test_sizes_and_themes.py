@@ -35,11 +35,10 @@ from tests.snapshots.test_screens import (  # the fixtures are used by name
     help_screen,
     list_after,
     say_five_chats,
-    send,
     set_up_a_preset,
     stop_or_leave,
 )
-from tests.ui import install_model, make_app, wait_for_state, wait_until
+from tests.ui import install_model, make_app, send, wait_for_state, wait_until
 
 SIZES = ((80, 24), (120, 36), (160, 48))
 LOOKS = (
