@@ -1,11 +1,11 @@
 """From an original checkpoint to a compressed one, a layer at a time.
 
-For each layer: read it, move the full-precision stream through it and score its experts, solve
-the integer program, quantize it on the quantized stream, write its file, note it in the journal.
-Where the bits are spread over all layers at once there are two passes: one scores, the other
-quantizes. One expert of original weights is in memory at a time, and the calibration streams. An
-interrupted job goes on behind the last step in the journal, from the streams saved there; the
-result is the same, byte for byte.
+One pass reads each layer, moves the full-precision stream through it and scores its experts; the
+integer program spreads the bits over all of them; a second pass quantizes each layer on the
+quantized stream, writes its file and notes it in the journal. Where the program decides layer by
+layer it is all one pass. One expert of original weights is in memory at a time, and the calibration
+streams. An interrupted job goes on behind the last step in the journal, from the streams saved
+there; the result is the same, byte for byte.
 """
 
 import hashlib
