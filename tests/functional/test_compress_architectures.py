@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.calibration import CalibrationSize, text_windows
@@ -15,8 +16,12 @@ from compress.pipeline import CompressJob, compress
 from engine import budget
 from engine.cache import KVCache
 from engine.checkpoint import PROJECTIONS, load_model, open_checkpoint, read_dense, read_layer
+from engine.decoding.plain import PlainOperations
+from engine.decoding.state import DecodeState
+from engine.decoding.step import DecodeStep
 from engine.errors import UsageError
 from engine.manifest import RestBits
+from engine.model import Model
 from engine.packing import dequantize
 from engine.pruning import NO_PRUNING
 from engine.tensor_names import dense_matrices, small_tensors
@@ -108,6 +113,8 @@ def test_a_packed_model_computes_what_its_codes_stand_for(
     parts = torch.split(tokens, [20, *[1] * 10], dim=1)
     cached = torch.cat([model.forward(part, cache, NO_PRUNING) for part in parts], dim=1)
     torch.testing.assert_close(cached, expected, rtol=1e-3, atol=1e-3)
+    assert model.decoder.step(model) is not None, "single tokens took the compiled step"
+    torch.testing.assert_close(stepped(model, tokens[:, :9]), expected[:, :9], rtol=1e-3, atol=1e-3)
     widths = [record.expert_bits for record in manifest.layers]
     promised = budget.compressed_budget(
         config, widths, 64, 30, "cpu", rest, rotated=manifest.recipe.rotated
@@ -119,6 +126,19 @@ def test_a_packed_model_computes_what_its_codes_stand_for(
     tensors = sum(path.stat().st_size for path in files)
     headers = tensors - manifest.sizes.total_bytes
     assert 0 < headers < 10_000 * len(files)
+
+
+def stepped(model: Model, tokens: Tensor) -> Tensor:
+    """Logits [1, T, V] by the step that a GPU captures, its operations in plain torch."""
+    state, cache = DecodeState.allocate(model), KVCache(model.config, tokens.shape[1])
+    step = DecodeStep(model, cache, state, PlainOperations())
+    found = []
+    for token in tokens[0]:
+        state.token.copy_(token)
+        state.slot.zero_()
+        step.run()
+        found.append(state.activations.logits.clone())
+    return torch.stack(found, dim=1)
 
 
 @torch.inference_mode()
