@@ -5,7 +5,7 @@
 The real screen without a terminal, before a scripted engine that writes 1,000 pieces a second. A
 heartbeat of 5 ms measures how much processor time the loop's thread took between two beats: what
 a key would have waited for, whatever else this machine does meanwhile. Twice: while the reply is
-written, and at its end, when it is drawn for good.
+written, and at its end, when it is drawn for good. And how long after its end all of it is drawn.
 """
 
 import argparse
@@ -70,6 +70,15 @@ class Pauses:
     total: float
 
 
+@dataclass(frozen=True)
+class Row:
+    """Of one kind of reply: while it is written, after its end, and seconds until all is drawn."""
+
+    written: Pauses
+    after: Pauses
+    late: float
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -83,22 +92,25 @@ def main() -> None:
     count = 200 if options.quick else 2000
     rows = {kind: asyncio.run(measure(kind, count)) for kind in REPLIES}
     if options.json:
-        shown = {kind: [asdict(pauses) for pauses in row] for kind, row in rows.items()}
+        shown = {kind: asdict(row) for kind, row in rows.items()}
         print(json.dumps({"machine": machine(), "count": count, "rows": shown}))
         return
     print(f"{machine()}; replies of {count:,} blocks or lines, milliseconds\n")
-    print("| reply | longest pause | 99 % below | all of it | longest at the end | all of it |")
-    print("|---|---|---|---|---|---|")
-    for kind, (during, after) in rows.items():
-        figures = (during.longest, during.p99, during.total, after.longest, after.total)
+    print(
+        "| reply | longest pause | 99 % below | all of it | longest at the end | all of it | late |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for kind, row in rows.items():
+        during, after = row.written, row.after
+        figures = (during.longest, during.p99, during.total, after.longest, after.total, row.late)
         print(f"| {kind} | {' | '.join(f'{1000 * seconds:,.0f}' for seconds in figures)} |")
 
 
 # --- the screen -----------------------------------------------------------------------------------
 
 
-async def measure(kind: str, count: int) -> tuple[Pauses, Pauses]:
-    """The pauses while a reply of ``kind`` is written, and after it has ended."""
+async def measure(kind: str, count: int) -> Row:
+    """The pauses of a reply of ``kind``."""
     worker = module_command("benchmarks.screen_pauses", "--engine", str(count))
     with tempfile.TemporaryDirectory() as home:
         os.environ[paths.HOME_VARIABLE] = home
@@ -111,14 +123,15 @@ async def measure(kind: str, count: int) -> tuple[Pauses, Pauses]:
             screen.query_one(Prompt).post_message(events.Key("enter", None))
             while not (said := screen._conversation.records) or said[-1].role == "user":
                 await asyncio.sleep(BEAT_SECONDS)
-            during = len(beats)
+            during, ended = len(beats), time.monotonic()
             while screen.query(Document).last().source != said[-1].content:
                 await asyncio.sleep(BEAT_SECONDS)
+            late = time.monotonic() - ended
             await asyncio.sleep(SETTLED_SECONDS)
             heart.cancel()
             with suppress(asyncio.CancelledError):
                 await heart
-    return summed(beats[:during]), summed(beats[during:])
+    return Row(summed(beats[:during]), summed(beats[during:]), late)
 
 
 async def chat_screen(pilot: Pilot[None]) -> ChatScreen:
