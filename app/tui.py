@@ -136,6 +136,8 @@ class McChatApp(App[None]):
                 chat.leave()
             elif not chat.model.is_dir():
                 chat.lose_model()
+            else:
+                chat.look_again()
 
     def action_sleep(self) -> None:
         """Give the model's memory back; the next message loads it again."""

@@ -13,7 +13,7 @@ from app.history import HistoryError
 from app.key_names import ACTIONS
 from app.key_words import keys_words
 from app.models import display_name
-from app.pruning_words import pruning_of, stepped, switched
+from app.pruning_words import known_prunings, pruning_of, stepped, switched
 from app.render import safe_text
 from app.screens.answering import Answering, AnsweringScreen
 from app.screens.chat_messages import MessagesScreen
@@ -294,6 +294,18 @@ class ChatScreen(MessagesScreen):
         self._show_readings(Readings(pruning=self._odp))
         await self._map.hide()
         await self._tell(self._refusal, OTHER_MODEL)
+
+    def look_again(self) -> None:
+        """Load the model anew where it has learned another way to prune since."""
+        if self._loaded is None or self.is_writing:
+            return
+        try:
+            known = known_prunings(read_manifest(self.model).otp)
+        except CheckpointError:
+            return  # an original, or gone: what is loaded stays
+        if known != self._loaded.prunings:
+            self.notify(f"{self._model_name} has changed: it is loaded anew.", markup=False)
+            self._load()
 
     @property
     def _own_model(self) -> str:

@@ -10,12 +10,13 @@ What it does depends on the words of the last user message, so that one chat can
 
 A reply that it is to go on with gets `MORE`.
 
-A model whose folder is named "broken" fails to load, one named "otp" knows OTP.
+A model whose folder is named "broken" fails to load.
 `--devices none` is a slow machine that never answers Detect, `--devices dies` ends instead of
 answering.
 """
 
 import argparse
+import json
 import os
 import queue
 import sys
@@ -23,6 +24,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from engine import protocol
 from engine.protocol import Device, Generate, Memory, Message, Meters
@@ -142,6 +144,11 @@ def meters(reader: Reader, tokens: int, prompt: int) -> Meters:
     )
 
 
+def knows_otp(model: str) -> bool:
+    manifest = Path(model) / "mc.json"
+    return manifest.is_file() and "otp" in json.loads(manifest.read_text())
+
+
 def load(request: protocol.Load) -> None:
     if request.model.endswith("broken"):
         emit(
@@ -164,7 +171,7 @@ def load(request: protocol.Load) -> None:
             bits_per_weight=2.98,
             memory=MEMORY,
             model=request.model,
-            prunings=("odp", "otp", "off") if request.model.endswith("otp") else ("odp", "off"),
+            prunings=("odp", "otp", "off") if knows_otp(request.model) else ("odp", "off"),
         )
     )
 

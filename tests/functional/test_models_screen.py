@@ -150,6 +150,25 @@ async def test_the_chats_model_is_removed_and_the_chat_goes_on_with_another_one(
         assert pilot.app.screen.query_one(HeaderLine).about.startswith("tiny")
 
 
+async def test_a_model_that_has_learned_otp_meanwhile_is_loaded_anew():
+    install_model("demo")
+    async with make_app(model=paths.models_dir() / "demo").run_test(size=(100, 30)) as pilot:
+        await open_models(pilot)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        chat = pilot.app.screen
+        assert isinstance(chat, ChatScreen)
+        loaded = chat._loaded
+        assert loaded is not None
+        assert loaded.prunings == ("odp", "off")
+        assert not pilot.app._notifications
+        await open_models(pilot)
+        install_model("demo", otp=fake_job.OTP)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: chat._loaded.prunings == ("odp", "otp", "off"))
+        assert "loaded anew" in next(iter(pilot.app._notifications)).message
+
+
 async def test_without_the_last_model_there_is_the_wizard():
     for name in ("tiny", "broken"):
         models.remove(name)
