@@ -110,7 +110,7 @@ async def test_without_a_network_one_line_says_so(
 
 
 async def test_an_upload_is_left_joined_again_and_stopped(hub: Hub):
-    hub.faults.upload_seconds = 0.3
+    hub.faults.upload_seconds = 3.0
     async with make().run_test(size=(100, 30)) as pilot:
         await ask(pilot)
         await pilot.press("m", "e", "enter")
