@@ -17,6 +17,8 @@ FRAME_SECONDS = 1 / 20
 MOMENT_SECONDS = 0.02
 PORTION = 500
 """Characters drawn at a time, at least; twice as many after each that took less than a moment."""
+FREE = 1.3
+"""Twice as much that takes no more than so many times as long: it is the block, not what is new."""
 REST = 3.0
 """Rest after a portion, as a multiple of its time: at most a quarter of the time is drawing, and
 half of it once the engine has written all."""
@@ -29,6 +31,8 @@ class PacedStream:
         self._document = document
         self._pending = ""
         self._portion = PORTION
+        self._last = (PORTION, 0.0)
+        """The size of the portion before, and what it took."""
         self._whole: str | None = None
         self._some = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -60,6 +64,15 @@ class PacedStream:
             await self._draw()
         await self._document.finish(self._whole)
 
+    def _next_portion(self, size: int, took: float) -> int:
+        """More at a time where that is drawn in a moment, or takes no longer than less did: a long
+        fence is drawn anew whatever is added to it."""
+        before, self._last = self._last, (size, took)
+        is_free = size > before[0] and took < FREE * before[1]
+        if took <= MOMENT_SECONDS or is_free or size == PORTION:
+            return 2 * size
+        return max(PORTION, size // 2)
+
     async def _draw(self) -> None:
         while self._pending:
             size = self._portion
@@ -67,10 +80,8 @@ class PacedStream:
             started = thread_time()
             await self._document.append(text)
             took = thread_time() - started
-            if took > MOMENT_SECONDS:
-                self._portion = max(PORTION, size // 2)
-            elif len(text) == size:
-                self._portion = 2 * size
+            if len(text) == size:
+                self._portion = self._next_portion(size, took)
             rest = max(FRAME_SECONDS, (REST if self._whole is None else 1.0) * took)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), rest)
