@@ -227,10 +227,10 @@ async def test_a_device_that_cannot_be_used_says_why_and_is_never_tried():
 
 
 async def test_a_hub_source_says_what_it_downloads_and_the_disk_it_needs(monkeypatch):
+    monkeypatch.setattr("app.job_words.free_disk", lambda folder: 150 * 10**9)
     async with make_app().run_test(size=(120, 36)) as pilot:
         await wait_for_state(pilot, "ready")
         await choose_mixtral(pilot)
-        monkeypatch.setattr("app.job_words.free_disk", lambda folder: 150 * 10**9)
         need = sources.mixtral().disk_bytes(3.0, "cuda", "held")
         await wait_until(pilot, lambda: "93.4 GB from the hub" in text_of(pilot, "#message"))
         assert f"up to {size(need)} of disk" in text_of(pilot, "#message")
