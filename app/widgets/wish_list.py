@@ -2,8 +2,13 @@
 
 from collections.abc import Callable
 
+from rich.segment import Segment
+from rich.style import Style as RichStyle
 from textual.message import Message
+from textual.strip import Strip
+from textual.style import Style
 from textual.widgets import OptionList
+from textual.widgets.option_list import Option
 
 
 class WishList(OptionList):
@@ -21,6 +26,17 @@ class WishList(OptionList):
         """``when`` puts a time into words."""
         super().__init__(compact=True)
         self.when = when
+
+    def _get_option_render(self, option: Option, style: Style) -> list[Strip]:
+        """The chosen line has the cursor's colour alone: others cannot be read on every ground."""
+        strips = super()._get_option_render(option, style)
+        if option is not self.highlighted_option:
+            return strips
+        cursor = RichStyle(color=style.rich_style.color)
+        return [
+            Strip(Segment.apply_style(strip, post_style=cursor), strip.cell_length)
+            for strip in strips
+        ]
 
     def action_wish(self, what: str) -> None:
         """Tell the screen."""

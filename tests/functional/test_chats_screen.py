@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 from textual.app import App
 from textual.pilot import Pilot
+from textual.theme import Theme
 from textual.widgets import Input, Static
 
 from app import tui
 from app.history import History, HistoryError
 from app.screens.chats import ChatsScreen, Opened, SearchField
-from app.theme import MC_THEME
+from app.theme import MC_THEME, THEMES
 from app.widgets.chat_list import ChatList
 from tests.chats_for_tests import Clock, say_all
 from tests.ui import wait_until
+from tests.unit.test_themes import AA, contrast
 
 
 @pytest.fixture
@@ -91,6 +93,20 @@ async def test_arrows_choose_and_enter_opens_while_the_search_has_the_focus(hist
         assert isinstance(pilot.app.focused, SearchField)
         await pilot.press("down", "down", "up", "enter")
         assert await opened_chat(pilot) == ["And geese?", "They swim too."]
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+async def test_the_chosen_line_can_be_read(history: History, theme: Theme):
+    async with opened(history) as pilot:
+        pilot.app.register_theme(theme)
+        pilot.app.theme = theme.name
+        await pilot.press(*"duck")
+        chosen = pilot.app.screen.query_one(ChatList).render_line(0)
+        written = [segment for segment in chosen if segment.text.strip()]
+        assert "".join(segment.text for segment in written).startswith("Ducks")
+        for _, style, _ in written:
+            colours = (colour.get_truecolor().hex for colour in (style.color, style.bgcolor))
+            assert contrast(*colours) >= AA
 
 
 async def test_typing_searches_titles_and_texts(history: History):
