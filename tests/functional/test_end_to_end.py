@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -375,9 +376,9 @@ def test_without_room_two_passes_download_twice_and_say_so_first(
     assert said.startswith("needs 2 passes over the source: downloads it twice")
     assert "(0.0 GB more would do)" in said
     assert "hours more at 100 Mbit/s" in said
-    asked = shards_asked_for(hub)
-    assert sorted(asked) == sorted(2 * list(set(asked)))
-    assert len(asked) == 2 * SHARDS
+    asked = Counter(shards_asked_for(hub))
+    assert len(asked) == SHARDS
+    assert min(asked.values()) >= 2  # more where a busy machine lets a connection time out
     assert max(counts) == 2
     assert {name: made[name] for name in made if name != MANIFEST_NAME} == {
         name: usual[name] for name in usual if name != MANIFEST_NAME
