@@ -37,6 +37,7 @@ from engine.errors import (
 )
 from engine.manifest import MANIFEST_NAME, open_manifest, verify_hashes
 from engine.original import INDEX_FILE
+from tests.compressions_for_tests import complaint, contents, quiet
 from tests.hub_for_tests import Hub, connect, environment, running_hub
 from tests.unit.tokenizers_for_tests import be_another
 
@@ -141,24 +142,6 @@ def job(text: Path, tmp_path: Path) -> CompressJob:
         NAME, tmp_path / "models" / "small", text=text, samples=4, window=64, bits=2.0,
         allocator="pmq", quantizer="rtn", device="cpu",
     )  # fmt: skip
-
-
-def quiet(progress: Progress) -> None:
-    """Nobody listens."""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def complaint(job: CompressJob, kind: type[McChatError]) -> str:
-    """The one line that a job fails with."""
-    with pytest.raises(kind) as caught:
-        compress(job, quiet)
-    assert type(caught.value) is kind
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def left_behind(job: CompressJob) -> list[str]:
