@@ -8,6 +8,7 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 
 from app.widgets.keys_footer import KeysFooter
+from tests.ui import wait_until
 
 WORDS = ("One", "Two", "Three")
 
@@ -45,7 +46,7 @@ async def test_it_says_what_can_be_done_each_action_once() -> None:
     async with Page().run_test(size=(40, 4)) as pilot:
         page = pilot.app
         assert isinstance(page, Page)
-        await pilot.pause()
+        await wait_until(pilot, lambda: line(pilot).strip())
         assert line(pilot).strip() == "o One  t Two  h Three"
         page.second = False
         page.refresh_bindings()
@@ -56,7 +57,7 @@ async def test_it_says_what_can_be_done_each_action_once() -> None:
 
 async def test_the_last_key_is_in_sight_where_not_all_fit() -> None:
     async with Page().run_test(size=(20, 4)) as pilot:
-        await pilot.pause()
+        await wait_until(pilot, lambda: line(pilot).strip())
         assert line(pilot).strip() == "o One  h Three"
         await pilot.resize_terminal(8, 4)
         await pilot.pause()
@@ -74,7 +75,7 @@ class Inner(Page):
 
 async def test_the_way_back_is_in_sight_where_not_all_fit() -> None:
     async with Inner().run_test(size=(60, 4)) as pilot:
-        await pilot.pause()
+        await wait_until(pilot, lambda: line(pilot).strip())
         words = line(pilot).strip()
         assert words == "o One  t Two  h Three  Esc Back  z Four"
         await pilot.resize_terminal(2 + len(words) - 1, 4)
@@ -89,7 +90,7 @@ async def test_a_click_presses_what_is_there_if_that_can_be_done() -> None:
     async with Page().run_test(size=(40, 4)) as pilot:
         page = pilot.app
         assert isinstance(page, Page)
-        await pilot.pause()
+        await wait_until(pilot, lambda: line(pilot).strip())
         for column in (1, 6, 9, 16, 30):
             await pilot.click(offset=(column, 3))
         assert page.pressed == ["One", "Two", "Three"]
@@ -106,7 +107,7 @@ async def test_the_key_under_the_mouse_is_marked() -> None:
         return [part.style and part.style.bgcolor for part in strip if part.text.strip()]
 
     async with Page().run_test(size=(40, 4)) as pilot:
-        await pilot.pause()
+        await wait_until(pilot, lambda: line(pilot).strip())
         assert len(set(backgrounds(pilot))) == 1
         await pilot.hover(offset=(9, 3))
         await pilot.pause()
@@ -119,7 +120,7 @@ async def test_the_key_under_the_mouse_is_marked() -> None:
 async def test_a_screen_that_goes_is_not_looked_at() -> None:
     async with Page().run_test(size=(40, 4)) as pilot:
         page = pilot.app
-        await pilot.pause()
+        await wait_until(pilot, lambda: line(pilot).strip())
         for _ in range(5):
             page.push_screen(Over())
             await pilot.pause()
