@@ -19,9 +19,9 @@ PORTION = 500
 """Characters drawn at a time, at least; twice as many after each that took less than a moment."""
 FREE = 1.3
 """Twice as much that takes no more than so many times as long: it is the block, not what is new."""
-REST = 3.0
-"""Rest after a portion, as a multiple of its time: at most a quarter of the time is drawing, and
-half of it once the engine has written all."""
+REST = 8.0
+"""Rest after a portion, as a multiple of what the one before took with its picture: at most a ninth
+of the time is drawing, and half of it once the engine has written all."""
 
 
 class PacedStream:
@@ -33,6 +33,7 @@ class PacedStream:
         self._portion = PORTION
         self._last = (PORTION, 0.0)
         """The size of the portion before, and what it took."""
+        self._cost = 0.0
         self._whole: str | None = None
         self._some = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -82,6 +83,7 @@ class PacedStream:
             took = thread_time() - started
             if len(text) == size:
                 self._portion = self._next_portion(size, took)
-            rest = max(FRAME_SECONDS, (REST if self._whole is None else 1.0) * took)
+            rest = max(FRAME_SECONDS, (REST if self._whole is None else 1.0) * self._cost)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), rest)
+            self._cost = thread_time() - started  # its picture is made while this one rests
