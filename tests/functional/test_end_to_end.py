@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -155,7 +156,7 @@ def shards_asked_for(hub: Hub) -> list[str]:
 
 @contextmanager
 def watched(measure: Callable[[], int]) -> Iterator[list[int]]:
-    """What is measured, again and again all the time."""
+    """What is measured, again and again all the time; raises what measuring raised."""
     found, over = [0], threading.Event()
 
     def look() -> None:
@@ -163,13 +164,13 @@ def watched(measure: Callable[[], int]) -> Iterator[list[int]]:
             found.append(measure())
             time.sleep(0.001)
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield found
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(look)
+        try:
+            yield found
+        finally:
+            over.set()
+        watching.result()
 
 
 def shards_counted(folder: Path) -> AbstractContextManager[list[int]]:
@@ -183,11 +184,12 @@ def shards_counted(folder: Path) -> AbstractContextManager[list[int]]:
 
 
 def bytes_in(folder: Path) -> int:
-    """Of all files, those that go the while left out."""
+    """Of all files, those that go the while left out, and folders."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
+    with suppress(FileNotFoundError):
+        for path in folder.rglob("*"):
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size if path.is_file() else 0
     return total
 
 

@@ -319,7 +319,8 @@ def test_unloading_gives_the_memory_back(tmp_path: Path, demo: Path) -> None:
     process.until(Unloaded)
     freed = with_model - resident(process)
     process.kill()
-    assert freed > 0.8 * (loaded.memory.weights + loaded.memory.kv_cache)
+    # The cache's pages are nobody's before something is written to them.
+    assert freed > 0.8 * loaded.memory.weights
 
 
 def resident(process: Process) -> int:
