@@ -350,6 +350,7 @@ def _rounding(rows: int, columns: int, sweeps: int) -> float:
     return rows * columns**2 * (1 + 2 * sweeps)
 
 
-TYPICAL_SPEED = Work(forward=300e9, hessian=450e9, factor=90e9, rounding=600e9, weights=5e6)
-"""Operations a second on two cores of an AMD EPYC (Zen 5): for the proportions of a progress bar
-where nobody has measured."""
+TYPICAL_SPEED = Work(forward=300e9, hessian=450e9, factor=90e9, rounding=600e9, weights=30e6)
+"""Operations a second on two cores of an AMD EPYC (Zen 5), as benchmarks/results/gptq.md and
+compress_layer.md have them: what the wizard foretells, and the proportions of a progress bar, where
+nobody has measured."""
