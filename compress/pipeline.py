@@ -362,6 +362,7 @@ def _passes(job: CompressJob) -> tuple[tuple[Stage, ...], ...]:
 def _check_words(job: CompressJob) -> None:
     """Everything that can be known to fail without looking at the source does so here."""
     quantizer(job.quantizer)
+    widths_for(job.spread_by, job.bits)
     if job.error not in ERRORS:
         raise UsageError(f"no --error {job.error!r}; available: {', '.join(ERRORS)}")
     if job.group_size not in GROUP_SIZES:
