@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numba import float32, njit
 from torch import Tensor
 
+from benchmarks.kinds import LayerByLayer
 from engine import threads
 from engine.architectures.architecture import Traits
 from engine.budget import KvBits
@@ -28,7 +29,6 @@ from engine.linear import AdjustedLinear, FloatLinear
 from engine.model import Model
 from engine.pruning import NO_PRUNING, DecodeRule, NoPruning, OdpPruning, Pruning, Routing
 from tests.unit.packed_models_for_tests import Shape, exact_logits, random_model
-from tests.unit.prunings_for_tests import LayerByLayer
 from tests.unit.test_kernels import exact
 from tests.unit.test_packing import random_packed
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.kinds import LayerByLayer
 from engine.architectures.architecture import Traits
 from engine.budget import KvBits
 from engine.cache import KVCache
@@ -34,7 +35,6 @@ from engine.pruning import NO_PRUNING, OdpPruning, Pruning
 from engine.sampling import Sampler
 from tests.unit.device_reads import NoDeviceReads
 from tests.unit.packed_models_for_tests import Shape, random_model
-from tests.unit.prunings_for_tests import LayerByLayer
 
 SHAPES = {
     "plain": Shape(),

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.kinds import LayerByLayer
 from compress.calibration import CalibrationSize, text_windows
 from compress.pruning.damage import LayerDamage, measure_damage
 from compress.pruning.job import PruneJob, learn_otp
@@ -25,7 +26,6 @@ from engine.pruning import NO_PRUNING, OdpPruning, Routing, route
 from engine.tokenizer import Tokenizer
 from tests.unit.models_for_tests import save_tiny_mixtral, write_compressed
 from tests.unit.packed_models_for_tests import Shape, random_model
-from tests.unit.prunings_for_tests import LayerByLayer
 from tests.unit.tokenizers_for_tests import SPECIAL, byte_level
 
 
